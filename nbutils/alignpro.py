@@ -1,0 +1,171 @@
+"""Align-Pro: train the prompter (or, as the oracle, the responder) by policy gradient on the reward of the response.
+
+    maximise over ρ   E[ r(x, y) ] − λ · KL(ρ(·|x) ‖ ρ_sft(·|x)),   x' ~ ρ(·|x),  y ~ π_F(·|x')        (Eq. 9)
+
+Departure from the paper: the policy gradient is RLOO (leave-one-out baseline, no critic) from TRL. Its `beta`
+subtracts λ · Σ_t (log ρ − log ρ_sft) from each rewrite's reward, which is Eq. 9 as it stands.
+"""
+
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nbutils import arms, models, rewards, templates, training
+from nbutils.generate import Sampling, generate
+from nbutils.models import Runtime
+from nbutils.records import Prompt
+
+_NAMES = {
+    "reward": "reward",
+    "reward_std": "reward_sd",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "rewrite_tokens",
+    "completions/clipped_ratio": "share_cut_off",
+    "empty": "share_empty",
+    "unchanged": "share_unchanged",
+    "unscored": "share_unscored",
+    "learning_rate": "learning_rate",
+    "step_time": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """policy: prompter (Eq. 9) | responder (Eq. 2, the RLHF oracle). kl_weight: λ or β, reward units per nat."""
+
+    policy: str
+    algorithm: str
+    kl_weight: float
+    learning_rate: float
+    num_steps: int
+    prompts_per_step: int
+    rewrites_per_prompt: int
+    lora_rank: int
+    temperature: float
+    max_rewrite_tokens: int
+    max_response_tokens: int
+    save_steps: int
+    seed: int
+
+
+def train(
+    prompts: list[Prompt],
+    prompter: str,
+    responder: str,
+    reward_model: str,
+    settings: Settings,
+    folder: Path,
+    template_folder: str,
+    runtime: Runtime = Runtime(),
+) -> list[dict]:
+    """Train the policy on prompts; writes model/, arm.json and history.jsonl into folder and returns history's rows.
+
+    prompts: x, drawn in shuffled order and repeated as often as num_steps asks; responder and reward model never
+    meet the optimiser. Raises ValueError for settings that cannot work, FloatingPointError for numbers that are not
+    finite. A run that was killed goes on from its last complete checkpoint to the same numbers.
+    """
+    check(settings, prompts)
+    from trl import RLOOTrainer
+
+    policy = prompter if settings.policy == "prompter" else responder
+    identity = [models.identity(each) for each in (policy, responder, reward_model)]
+    work = training.checkpoint_folder(folder, asdict(settings), identity, [row.prompt_id for row in prompts])
+    tokenizer = models.load_tokenizer(policy, runtime)
+    template = templates.load("meta_prompt", template_folder) if settings.policy == "prompter" else None
+    reward = make_reward(responder, reward_model, settings, runtime)
+    warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
+    trainer = RLOOTrainer(
+        model=models.resolve(policy),
+        reward_funcs=reward,
+        args=_config(work, policy, settings, runtime),
+        train_dataset=_dataset(prompts, template),
+        processing_class=tokenizer,
+        peft_config=training.lora(settings.lora_rank),
+    )
+    history = training.run(trainer, work, f"{settings.algorithm} {settings.policy}")
+    training.export(trainer, tokenizer, Path(folder) / "model")
+    arms.write_arm(folder, settings.policy, "meta_prompt" if settings.policy == "prompter" else None, None)
+    return _write_history(folder, history)
+
+
+def check(settings: Settings, prompts: list[Prompt]) -> None:
+    """ValueError, in one line, for settings that cannot train."""
+    if settings.algorithm != "rloo":
+        raise ValueError(f"algorithm {settings.algorithm!r}: wanted rloo")
+    if settings.policy not in ("prompter", "responder"):
+        raise ValueError(f"policy {settings.policy!r}: wanted prompter or responder")
+    if settings.kl_weight <= 0:
+        raise ValueError(
+            f"kl_weight {settings.kl_weight}: wanted λ > 0; Eq. 9 has no optimum in closed form without it"
+        )
+    if settings.rewrites_per_prompt < 2:
+        raise ValueError(f"rewrites_per_prompt {settings.rewrites_per_prompt}: RLOO's baseline needs at least 2")
+    if not prompts:
+        raise ValueError("no training prompt is left: every one is also a test prompt, or the set is empty")
+
+
+def make_reward(responder: str, reward_model: str, settings: Settings, runtime: Runtime):
+    """TRL reward function: completions → rewards r(x, y), None where the response or its score is missing.
+
+    For policy prompter, y comes from the frozen responder through the same `generate` as in evaluation, seeded per
+    step so that a resumed run draws the same responses; for policy responder the completion is y itself.
+    """
+    sampling = Sampling(settings.temperature, max_new_tokens=settings.max_response_tokens, seed=settings.seed)
+
+    def reward(completions, x, trainer_state, log_metric, **_):
+        texts = [turns[0]["content"] for turns in completions]
+        if settings.policy == "responder":
+            return rewards.score(reward_model, x, texts, runtime)
+        rewrites = [arms.clean_rewrite(text) for text in texts]
+        log_metric("empty", sum(not text for text in rewrites) / len(rewrites))
+        log_metric("unchanged", sum(a == b for a, b in zip(rewrites, x, strict=True)) / len(rewrites))
+        sent = [arms.sent(text, prompt) for text, prompt in zip(rewrites, x, strict=True)]
+        samples = [trainer_state.global_step * len(sent) + row for row in range(len(sent))]
+        made = generate(responder, sent, sampling, runtime, samples=samples)
+        scores = rewards.score(reward_model, x, [None if each.reason else each.text for each in made], runtime)
+        log_metric("unscored", sum(score is None for score in scores) / len(scores))
+        return scores
+
+    return reward
+
+
+def _config(work: Path, policy: str, settings: Settings, runtime: Runtime):
+    from trl import RLOOConfig
+
+    total = settings.prompts_per_step * settings.rewrites_per_prompt
+    forward = max(size for size in range(1, min(runtime.batch_size, total) + 1) if total % size == 0)
+    limit = settings.max_rewrite_tokens if settings.policy == "prompter" else settings.max_response_tokens
+    return RLOOConfig(
+        **training.arguments(work, runtime, settings.seed, settings.save_steps),
+        per_device_train_batch_size=forward,
+        gradient_accumulation_steps=total // forward,
+        num_generations=settings.rewrites_per_prompt,
+        max_completion_length=limit,
+        temperature=settings.temperature,
+        beta=settings.kl_weight,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant",
+        max_steps=settings.num_steps,
+        model_init_kwargs=models.load_kwargs(policy, runtime),
+        log_completions=False,
+    )
+
+
+def _dataset(prompts: list[Prompt], template):
+    """Rows {prompt: messages, x: the original prompt}."""
+    from datasets import Dataset
+
+    texts = [row.prompt for row in prompts]
+    turns = arms.rewrite_requests(template, texts) if template else [[{"role": "user", "content": x}] for x in texts]
+    return Dataset.from_dict({"prompt": turns, "x": texts})
+
+
+def _write_history(folder: Path, rows: list[dict]) -> list[dict]:
+    """history.jsonl, KL in nats per completion (TRL logs it per token)."""
+    from nbutils.records import read_rows
+
+    per_sequence = [
+        row | {"kl": row["kl"] * row["completions/mean_length"]} if row.get("kl") is not None else row for row in rows
+    ]
+    return read_rows(training.write_history(Path(folder) / "history.jsonl", per_sequence, _NAMES))

@@ -1,0 +1,364 @@
+"""generate(model_ref, requests, sampling): texts from a local model, an OpenAI-compatible API or a Python function.
+
+The same request gives the same text in any batch, order or resumed run. Local models sample by the Gumbel-max trick:
+to the filtered log-probabilities comes noise that is a hash of (request seed, position, token), then the greedy choice
+is taken, which is an exact draw. APIs get the request's seed as their own.
+"""
+
+import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+
+from tqdm import tqdm
+
+from nbutils import models, paths
+from nbutils.models import Runtime
+from nbutils.records import Journal
+
+_TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
+_DEADLINE_SECONDS = 300.0
+_BREAKER = 8  # calls that fail in a row before an API is given up
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_p 1 and top_k 0 are off; generation ends before the first of `stop`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """text; num_tokens generated; finish: stop | length | None; reason: why there is no text, or None."""
+
+    text: str
+    num_tokens: int
+    finish: str | None
+    reason: str | None = None
+
+
+class ApiError(RuntimeError):
+    """The API refused in a way that more calls cannot mend: key, quota, request, or too many failures in a row."""
+
+
+def messages_of(prompt) -> list[dict]:
+    """A bare prompt as one user message; a list of messages as it is."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def generate(
+    model: str,
+    prompts: list,
+    sampling: Sampling,
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    samples: list[int] | None = None,
+    label: str | None = None,
+) -> list[Generation]:
+    """One Generation per prompt, in order.
+
+    prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
+    Answers found in the journal are not asked again; new ones are journalled batch by batch. label: progress bar's name.
+    A request that cannot be answered (longer than the context, refused by the API) comes back with its reason.
+    """
+    requests = [_request(model, prompt, sampling, sample) for prompt, sample in _zip(prompts, samples)]
+    keys = [paths.sha256_json(request) for request in requests]
+    known = {key: journal.get(key) for key in keys if journal is not None and key in journal}
+    answers = {key: Generation(**value) for key, value in known.items()}
+    unique = dict(zip(keys, requests, strict=True))
+    backend = {"api": _generate_api, "callable": _generate_callable}.get(models.kind(model), _generate_local)
+    bar = tqdm(total=len(unique), initial=len(answers), desc=label, disable=label is None, mininterval=1.0)
+    with bar:
+        for batch in backend(model, unique, answers, sampling, runtime, journal):
+            if journal is not None:
+                journal.append_many((key, asdict(answer)) for key, answer in batch if _is_final(answer))
+            answers.update(batch)
+            bar.update(len(batch))
+    return [answers[key] for key in keys]
+
+
+def _is_final(answer: Generation) -> bool:
+    """A failed call is asked again by the next run; an answer, or a prompt that is too long, is final."""
+    return answer.reason is None or answer.reason.startswith("prompt of")
+
+
+def _zip(prompts: list, samples: list[int] | None):
+    return zip(prompts, samples if samples is not None else [0] * len(prompts), strict=True)
+
+
+def _request(model: str, prompt, sampling: Sampling, sample: int) -> dict:
+    """All that the text depends on, and nothing else: its hash is the journal's key."""
+    return {
+        "schema": 1,
+        "model": models.identity(model),
+        "messages": messages_of(prompt),
+        "sampling": asdict(sampling),
+        "sample": sample,
+    }
+
+
+def request_seed(request: dict) -> int:
+    """63-bit seed of a request, from its messages, sampling seed and sample index (not the model)."""
+    named = [request["messages"], request["sampling"]["seed"], request["sample"]]
+    return int(paths.sha256_json(named)[:16], 16) >> 1
+
+
+# --- local models -----------------------------------------------------------------------------------------------
+
+
+def _generate_local(model, unique, answers, sampling, runtime, journal):
+    """Yield batches of (key, Generation). Batches are cut from the whole list, known or not: a resumed run meets
+    the same batches as an undisturbed one."""
+    import torch
+
+    net, tokenizer = models.load_causal(model, runtime)
+    texts = {key: _render(tokenizer, request["messages"]) for key, request in unique.items()}
+    lengths = {key: len(ids) for key, ids in _token_ids(tokenizer, texts).items()}
+    room = (getattr(net.config, "max_position_embeddings", None) or 10**9) - sampling.max_new_tokens
+    too_long = [key for key in unique if lengths[key] > room and key not in answers]
+    if too_long:
+        yield [
+            (key, Generation("", 0, None, f"prompt of {lengths[key]} tokens, the model takes {room}"))
+            for key in too_long
+        ]
+    fitting = sorted((key for key in unique if lengths[key] <= room), key=lambda key: (-lengths[key], key))
+    pending = [[key for key in batch if key not in answers] for batch in _batches(fitting, lengths, sampling, runtime)]
+    while pending:
+        batch = pending.pop(0)
+        if not batch:
+            continue
+        try:
+            seeds = [request_seed(unique[key]) for key in batch]
+            made = _forward(net, tokenizer, [texts[key] for key in batch], seeds, sampling)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            continue
+        yield list(zip(batch, made, strict=True))
+
+
+def _render(tokenizer, messages: list[dict]) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _token_ids(tokenizer, texts: dict) -> dict:
+    if not texts:
+        return {}
+    return dict(zip(texts, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
+
+
+def _batches(keys: list, lengths: dict, sampling: Sampling, runtime: Runtime) -> list[list]:
+    """keys, longest first, in batches of at most batch_size requests and batch_size × 512 tokens."""
+    batches, start = [], 0
+    while start < len(keys):
+        longest = lengths[keys[start]] + sampling.max_new_tokens
+        size = max(1, min(runtime.batch_size, runtime.batch_size * _TOKENS_PER_REQUEST // longest))
+        batches.append(keys[start : start + size])
+        start += size
+    return batches
+
+
+def _forward(net, tokenizer, texts: list[str], seeds: list[int], sampling: Sampling) -> list[Generation]:
+    import torch
+    from transformers import LogitsProcessorList
+
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(net.device)
+    width = inputs["input_ids"].shape[1]
+    processors = LogitsProcessorList([SeededSampler(seeds, width, sampling)] if sampling.temperature > 0 else [])
+    stops = {"stop_strings": list(sampling.stop), "tokenizer": tokenizer} if sampling.stop else {}
+    with torch.inference_mode():
+        output = net.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=sampling.max_new_tokens,
+            logits_processor=processors,
+            **stops,
+        )
+    return [_decode(tokenizer, net, row[width:].tolist(), sampling) for row in output]
+
+
+def _decode(tokenizer, net, ids: list[int], sampling: Sampling) -> Generation:
+    ends = net.generation_config.eos_token_id
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
+    while end is None and ids and ids[-1] == tokenizer.pad_token_id:  # rows that met a stop string are padded
+        ids = ids[:-1]
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    cut = cut_at(text, sampling.stop)
+    finished = end is not None or cut != text
+    return Generation(cut, len(ids) if end is None else end + 1, "stop" if finished else "length")
+
+
+def cut_at(text: str, stop: tuple[str, ...]) -> str:
+    """text up to the first stop string, or all of it."""
+    places = [text.find(string) for string in stop if string in text]
+    return text[: min(places)] if places else text
+
+
+class SeededSampler:
+    """Logits processor: temperature, top-k, top-p, then Gumbel noise hashed from (seed, position, token).
+
+    seeds: one int per row; width: padded prompt length in tokens. The greedy choice over the result is an exact
+    sample, and it depends on the row's own seed only, never on its neighbours.
+    """
+
+    def __init__(self, seeds: list[int], width: int, sampling: Sampling):
+        import torch
+
+        self.seeds = torch.tensor(seeds, dtype=torch.int64)[:, None]  # (B, 1)
+        self.width = width
+        self.sampling = sampling
+
+    def __call__(self, input_ids, scores):
+        import torch
+
+        scores = filter_scores(scores.float() / self.sampling.temperature, self.sampling)
+        position = input_ids.shape[1] - self.width
+        tokens = torch.arange(scores.shape[1], device=scores.device, dtype=torch.int64)[None, :]  # (1, V)
+        noise = gumbel(self.seeds.to(scores.device), position, tokens)  # (B, V)
+        return (torch.log_softmax(scores, dim=-1) + noise).to(torch.float32)
+
+
+def filter_scores(scores, sampling: Sampling):
+    """Scores (B, V) with all but the top_k largest, then all outside the top_p nucleus, at minus infinity."""
+    import torch
+
+    if 0 < sampling.top_k < scores.shape[1]:
+        smallest = scores.topk(sampling.top_k).values[:, -1:]
+        scores = scores.masked_fill(scores < smallest, -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, index = scores.sort(dim=-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all larger tokens
+        outside = (before >= sampling.top_p).scatter(1, index, before >= sampling.top_p)
+        scores = scores.masked_fill(outside, -torch.inf)
+    return scores
+
+
+def gumbel(seeds, position: int, tokens):
+    """Standard Gumbel noise (B, V) from a counter-based hash (splitmix64's finaliser) of seed, position and token."""
+    import torch
+
+    offset = (position + 1) * 0x1E3779B97F4A7C15 % 2**64
+    x = seeds + (offset - 2**64 if offset >= 2**63 else offset) + tokens * 0x3F58476D1CE4E5B9
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    x = x ^ ((x >> 31) & ((1 << 33) - 1))
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    uniform = (((x >> 12) & ((1 << 52) - 1)).to(wide) + 0.5) * 2.0**-52
+    return -torch.log(-torch.log(uniform))
+
+
+# --- Python functions -------------------------------------------------------------------------------------------
+
+
+def _generate_callable(model, unique, answers, sampling, runtime, journal):
+    function = models.load_callable(model)
+    pending = [key for key in unique if key not in answers]
+    for start in range(0, len(pending), runtime.batch_size):
+        batch = pending[start : start + runtime.batch_size]
+        texts = [cut_at(function(unique[key]["messages"]), sampling.stop) for key in batch]
+        yield [(key, Generation(text, len(text.split()), "stop")) for key, text in zip(batch, texts, strict=True)]
+
+
+# --- OpenAI-compatible APIs -------------------------------------------------------------------------------------
+
+
+def _generate_api(model, unique, answers, sampling, runtime, journal):
+    import openai
+
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ApiError(f"{model}: OPENAI_API_KEY is not set (and OPENAI_BASE_URL, unless the server is OpenAI's)")
+    client = openai.OpenAI(max_retries=0, timeout=60.0)
+    name = model.removeprefix("api:")
+    pending = [key for key in unique if key not in answers]
+    failures, fatal = 0, None
+    with ThreadPoolExecutor(max_workers=runtime.batch_size) as pool:
+        calls = {pool.submit(_ask, client, name, unique[key], sampling, key, journal): key for key in pending}
+        for call in as_completed(calls):
+            if call.cancelled():
+                continue
+            try:
+                answer = call.result()
+            except ApiError as error:  # what is under way may still answer, and has been paid for: keep it
+                fatal = fatal or error
+                pool.shutdown(wait=False, cancel_futures=True)
+                continue
+            failures = failures + 1 if answer.reason else 0
+            if failures >= _BREAKER and fatal is None:
+                fatal = ApiError(
+                    f"{model}: {failures} calls failed in a row, the last: {answer.reason}; run again later"
+                )
+                pool.shutdown(wait=False, cancel_futures=True)
+            yield [(calls[call], answer)]
+    if fatal:
+        raise fatal
+
+
+def _ask(client, name: str, request: dict, sampling: Sampling, key: str, journal: Journal | None) -> Generation:
+    """One answer, with retries of what may pass (429, 5xx, connection, broken body) until the deadline."""
+    import openai
+
+    deadline, attempt = time.monotonic() + _DEADLINE_SECONDS, 0
+    while True:
+        if journal is not None:
+            journal.append(f"{key}#attempt{time.time_ns()}", {"model": name})
+        try:
+            return _parse_completion(_complete(client, name, request, sampling))
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise ApiError(
+                f"api:{name} refused the call ({error.status_code}): check key, base URL and model"
+            ) from None
+        except openai.RateLimitError as error:
+            if error.code == "insufficient_quota":
+                raise ApiError(f"api:{name}: the account's quota is used up") from None
+            reason, wait = "rate limit", _retry_after(error)
+        except openai.BadRequestError as error:
+            return Generation("", 0, None, f"bad request: {str(error)[:200]}")
+        except (openai.APIConnectionError, openai.InternalServerError, openai.APIResponseValidationError) as error:
+            reason, wait = type(error).__name__, None
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            reason, wait = f"broken answer ({type(error).__name__})", None
+        wait = wait if wait is not None else random.uniform(0, min(30.0, 0.5 * 2**attempt))
+        if time.monotonic() + wait > deadline or attempt >= 8:
+            return Generation("", 0, None, f"{reason}, given up after {attempt + 1} calls")
+        time.sleep(wait)
+        attempt += 1
+
+
+def _complete(client, name: str, request: dict, sampling: Sampling):
+    extra = {"top_k": sampling.top_k} if sampling.top_k else None
+    return client.chat.completions.create(
+        model=name,
+        messages=request["messages"],
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        seed=request_seed(request) % 2**31,
+        extra_body=extra,
+        **({"stop": list(sampling.stop)} if sampling.stop else {}),
+    )
+
+
+def _parse_completion(completion) -> Generation:
+    """ValueError when the body carries no text: empty text is no answer."""
+    choice = completion.choices[0]
+    if not choice.message.content:
+        raise ValueError("empty content")
+    tokens = completion.usage.completion_tokens if completion.usage else len(choice.message.content.split())
+    return Generation(choice.message.content, tokens, "length" if choice.finish_reason == "length" else "stop")
+
+
+def _retry_after(error) -> float | None:
+    value = error.response.headers.get("retry-after", "")
+    return float(value) if value.replace(".", "", 1).isdigit() else None

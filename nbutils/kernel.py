@@ -1,0 +1,140 @@
+"""One notebook in one kernel: papermill in a second thread, so that signals reach the first, which ends the kernel.
+
+Papermill saves every cell as completed, whatever happened; only its exception tells, and here becomes one line.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from nbutils import paths
+from nbutils.experiments import PlannedStep
+from nbutils.plan import FAILED
+from nbutils.redaction import redact
+
+SCRATCH = ".running.ipynb"
+_LONGEST_REASON = 400
+
+
+@contextlib.contextmanager
+def environment():
+    """What kernels inherit; their sockets and IPython's files go to a short, private folder that is removed after."""
+    root, before = paths.project_root(), dict(os.environ)
+    packages = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    with tempfile.TemporaryDirectory(prefix="workbook-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(
+            {
+                "WORKBOOK_ROOT": str(root),
+                "WORKBOOK_OUTPUTS": str(paths.outputs_root()),
+                "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+                "TOKENIZERS_PARALLELISM": "false",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                "JUPYTER_RUNTIME_DIR": folder,
+                "IPYTHONDIR": folder,
+            }
+        )
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) -> str:
+    """Run a step's notebook in a fresh kernel; "" if it ended well, else what went wrong, on one line.
+
+    received: numbers of signals, filled by the caller's handlers; the first one ends the kernel.
+    say: called twice a second with the time and the cell.
+    """
+    for name in ("manifest.json", FAILED, SCRATCH):
+        (step.folder / name).unlink(missing_ok=True)
+    at, started, kernels, before = {"cell": ""}, time.monotonic(), set(), _children()
+    pool = ThreadPoolExecutor(max_workers=1)
+    future = pool.submit(_papermill, step, at)
+    while not future.done() and not received:
+        say(f"{time.monotonic() - started:,.0f} s{at['cell']}")
+        wait([future], timeout=0.5)
+        kernels |= _children() - before
+    if not future.done():
+        _stop_kernel(future, before)
+    for pid in kernels:  # a kernel leads a process group: what it started and left behind goes with it
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+    pool.shutdown(wait=False)
+    return explain(future.exception()) if future.done() else "the kernel did not end"
+
+
+def _papermill(step: PlannedStep, at: dict) -> None:
+    """Run the notebook; at["cell"] says where it is. Papermill fills slots in the paths that it gets."""
+    import papermill
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what ended a notebook is said once, by the runner
+    source = paths.project_root() / "notebooks" / f"{step.notebook}.ipynb"
+    own = {name: step.parameters[name] for name in ("experiment", "cell", "step") if name in step.parameters}
+
+    def on_cell_start(cell, cell_index):
+        at["cell"] = f" · cell {cell_index + 1}"
+
+    papermill.execute_notebook(
+        _without_slots(source),
+        _without_slots(step.folder / SCRATCH),
+        parameters={**own, **step.changed},
+        kernel_name="python3",
+        language="python",
+        extra_arguments=["--Application.log_level=50"],  # a shutdown is no news
+        progress_bar=False,
+        cwd=paths.project_root(),
+        config=Config({"KernelManager": {"transport": "ipc" if len(tempfile.gettempdir()) < 60 else "tcp"}}),
+        on_cell_start=on_cell_start,
+    )
+
+
+def _without_slots(path: Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _children() -> set[int]:
+    import psutil
+
+    return {child.pid for child in psutil.Process().children()}
+
+
+def _stop_kernel(future: Future, before: set[int]) -> None:
+    """Interrupt the kernels started since, then kill them and all that they started; 8 seconds at most."""
+    import psutil
+
+    family = []
+    for number, seconds in ((signal.SIGINT, 3), (signal.SIGKILL, 5)):
+        kernels = [child for child in psutil.Process().children() if child.pid not in before]
+        with contextlib.suppress(psutil.Error):
+            family += kernels + [one for kernel in kernels for one in kernel.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        if future in wait([future], timeout=seconds).done:
+            break
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def explain(error: BaseException | None) -> str:
+    """One line about what ended a notebook; "" for nothing."""
+    if error is None:
+        return ""
+    kind, text = type(error).__name__, str(error)
+    if kind == "DeadKernelError":
+        return "the kernel died: killed, or out of memory"
+    if kind == "PapermillExecutionError":
+        kind, text = error.ename, f"{error.evalue} (in cell [{error.exec_count}])"
+    text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(text.split())).rstrip(".")
+    return redact(f"{kind}: {text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + ' …'}")

@@ -1,0 +1,204 @@
+"""What an experiment will do and has done, without doing anything: states, models, memory, calls, what is missing.
+
+Nothing here reaches the network, loads a model or imports torch.
+"""
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbutils import models, paths, steps
+from nbutils.experiments import Experiment, PlannedStep, plan_steps, read_experiment
+
+FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
+MODEL_PARAMETERS = ("prompter", "responder", "reward_model", "judge", "gold_reward")
+_USED = {  # model parameters that a notebook loads, by its number
+    "01": ("prompter", "responder"),
+    "02": ("prompter", "responder", "reward_model"),
+    "03": ("prompter",),
+    "04": MODEL_PARAMETERS,
+    "05": (),
+}
+_MEMORY = (
+    "GPU memory is estimated as 1.2 × 2 bytes per parameter (4 with float32) of all models that a step loads; what is "
+    "trained adds 14 bytes per parameter, or 0.5 with LoRA."
+)
+
+
+def load(path: Path, notebooks: Path | None = None) -> tuple[Experiment, list[PlannedStep]]:
+    """An experiment file and its steps, checked."""
+    experiment = read_experiment(path)
+    return experiment, plan_steps(experiment, notebooks or paths.project_root() / "notebooks")
+
+
+def state(step: PlannedStep) -> tuple[str, str]:
+    """(done | stale | failed | interrupted | to do, why) of a step, from the files in its folder."""
+    manifest = steps.read_manifest(step.folder)
+    if manifest is None:
+        failure, kept = step.folder / FAILED, journalled(step.folder)
+        if failure.exists():
+            return "failed", failure.read_text("utf-8").strip()
+        return ("interrupted", f"{kept:,} answers are kept") if kept else ("to do", "")
+    before = manifest.get("parameters", {})
+    for name, value in step.parameters.items():
+        if name not in before or before[name] != value:
+            was = f"was {before[name]!r}" if name in before else "is new"
+            return "stale", f"{name} {was}, now {value!r}"
+    if manifest.get("notebook_sha256") != steps.notebook_sha256(step.notebook):
+        return "stale", f"{step.notebook}.ipynb has changed"
+    done, reason = steps.verify(step.folder)
+    return ("done", "") if done else ("stale", reason)
+
+
+def journalled(folder: Path) -> int:
+    """Answers that a step's journal holds: what a rerun need not ask for again."""
+    journal = Path(folder) / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+
+
+def status(path: Path) -> list[str]:
+    """One line per step: where it stands, seconds, tokens."""
+    experiment, planned = load(path)
+    lines = [f"{experiment.name}: {_count(planned)} in {paths.relative(paths.outputs_root() / experiment.name)}"]
+    width = max(len(f"{step.cell}/{step.id}") for step in planned)
+    for step in planned:
+        kind, reason = state(step)
+        manifest = steps.read_manifest(step.folder) or {}
+        spent = f"{manifest['seconds']:>8,.0f} s {manifest['tokens']:>12,} tokens" if kind == "done" else ""
+        lines.append(f"  {f'{step.cell}/{step.id}':<{width}}  {kind:<11} {spent or reason}".rstrip())
+    return lines
+
+
+def plan(path: Path) -> list[str]:
+    """Every step with its parameters, models, memory and paid calls, then what is missing on this machine."""
+    experiment, planned = load(path)
+    lines = [f"{experiment.name}: {_count(planned)}, from {paths.relative(path)}"]
+    for step in planned:
+        kind, reason = state(step)
+        lines += ["", f"{step.cell}/{step.id}  ({step.notebook}, {kind}{': ' + reason if reason else ''})"]
+        changed = {name: value for name, value in step.changed.items() if name not in ("experiment", "cell", "step")}
+        shown = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "the notebook's defaults"
+        lines += textwrap.wrap(shown, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        lines += [f"  {line}" for line in (*_models(step), *_calls(step))]
+    return [*lines, "", *textwrap.wrap(_MEMORY, 112), *_paid(planned), "", *missing(planned)]
+
+
+def _count(planned: list[PlannedStep]) -> str:
+    cells = {step.cell for step in planned if not step.once}
+    return f"{len(planned)} step{'s' * (len(planned) != 1)} in {len(cells)} cell{'s' * (len(cells) != 1)}"
+
+
+def used_models(step: PlannedStep) -> dict[str, str]:
+    """parameter → reference of the models that a step loads."""
+    names = _USED.get(step.notebook[:2], MODEL_PARAMETERS)
+    return {name: step.parameters[name] for name in names if step.parameters.get(name)}
+
+
+def _models(step: PlannedStep) -> Iterator[str]:
+    used = used_models(step)
+    if used:
+        yield "models: " + ", ".join(f"{name} {ref} ({_size(ref)})" for name, ref in used.items())
+        memory, complete = memory_bytes(step)
+        yield f"GPU memory: about {memory / 1e9:,.1f} GB" + ("" if complete else ", plus models of unknown size")
+
+
+def _size(ref: str) -> str:
+    found = models.describe(ref)
+    number = found["num_parameters"]
+    if not number:
+        return {"api": "API", "callable": "Python"}.get(found["kind"], "size unknown")
+    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def memory_bytes(step: PlannedStep) -> tuple[float, bool]:
+    """(estimated bytes of GPU memory, whether every model's size was known), by the formula that `plan` prints."""
+    bytes_each = 4 if step.parameters.get("dtype") == "float32" else 2
+    described = {ref: models.describe(ref) for ref in used_models(step).values()}
+    sizes = {ref: found["num_parameters"] for ref, found in described.items() if found["kind"] in ("local", "hub")}
+    total = 1.2 * bytes_each * sum(size or 0 for size in sizes.values())
+    trained = sizes.get(step.parameters.get(trained_parameter(step) or "", "")) or 0
+    total += trained * (0.5 if step.parameters.get("lora_rank") else 14)
+    return total, None not in sizes.values()
+
+
+def trained_parameter(step: PlannedStep) -> str | None:
+    """The parameter whose model a step trains: prompter or responder; None if it trains nothing."""
+    if "policy" in step.parameters:
+        return step.parameters["policy"]
+    return "prompter" if "target" in step.parameters else None
+
+
+def _calls(step: PlannedStep) -> Iterator[str]:
+    for name, number, bound in paid_calls(step):
+        yield f"paid calls: {name} {step.parameters[name]}: at most {bound}" + (f" = {number:,}" if number else "")
+
+
+def paid_calls(step: PlannedStep) -> list[tuple[str, int, str]]:
+    """(parameter, upper bound of its calls, how it comes about) of each `api:` model; 0 where data decide it."""
+    apis = [name for name, ref in used_models(step).items() if ref.startswith("api:")]
+    return [(name, _product(factors), _spelled(factors)) for name in apis for factors in _bounds(step, name)]
+
+
+def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
+    """Factors of the bound on calls to one model parameter in one step, one list for each kind of call."""
+    value = step.parameters.get
+    prompts = (value("num_prompts", 0), "prompts")
+    if step.notebook.startswith("01"):
+        rounds, tries = value("num_rounds", 0), (1 + value("num_retries", 0), "tries")
+        if name == "responder":
+            return [[prompts, (rounds + 1, "responses")]]
+        own = [[prompts, (2 * rounds + 1, "critiques and rewrites"), tries]]
+        return own + [[(20, "calls, where 19 of 20 inventions are refused,"), prompts]]
+    if step.notebook.startswith("02"):
+        return [[(value("num_steps", 0), "steps"), (value("prompts_per_step", 0), "prompts"),
+                 (value("rewrites_per_prompt", 0), "rewrites")]]  # fmt: skip
+    arms, samples = value("arms", []), (value("num_samples", 1), "samples")
+    sets = (len(value("prompt_sets", [])), "prompt sets")
+    if name == "judge":
+        others = len([arm for arm in arms if arm != value("baseline")])
+        return [[sets, prompts, (others, "arms against the baseline"), (2, "orders"), samples]]
+    return [[sets, prompts, (len(arms), "arms"), samples]]
+
+
+def _product(factors: list[tuple[int, str]]) -> int:
+    total = 1
+    for number, _ in factors:
+        total *= number
+    return total
+
+
+def _spelled(factors: list[tuple[int, str]]) -> str:
+    return " × ".join(f"{number:,} {what}" if number else f"all {what}" for number, what in factors)
+
+
+def _paid(planned: list[PlannedStep]) -> list[str]:
+    calls = [number for step in planned for _, number, _ in paid_calls(step)]
+    if not calls:
+        return ["Paid APIs: none."]
+    unbounded = "" if all(calls) else ", and as many as there are rows where num_prompts is 0"
+    return [f"Paid APIs: at most {sum(calls):,} calls in all{unbounded}."]
+
+
+def missing(planned: list[PlannedStep]) -> list[str]:
+    """What this machine lacks for these steps, one line each."""
+    references = sorted({ref for step in planned for ref in used_models(step).values()})
+    lines = []
+    for ref in references:
+        found = models.describe(ref)
+        if found["kind"] == "hub" and not found["present"]:
+            size = found["num_parameters"]
+            lines.append(f"{ref} is not in the local cache" + (f" (about {size * 2 / 1e9:,.1f} GB)" if size else ""))
+    if any(ref.startswith("api:") for ref in references) and not os.environ.get("OPENAI_API_KEY"):
+        lines.append("OPENAI_API_KEY is not set")
+    needed = max((memory_bytes(step)[0] for step in planned), default=0)
+    if needed > 1e9 and not has_gpu():
+        lines.append(f"no GPU: the largest step wants about {needed / 1e9:,.0f} GB of GPU memory")
+    return ["Missing on this machine:", *(f"  {line}" for line in lines)] if lines else ["Nothing is missing here."]
+
+
+def has_gpu() -> bool:
+    """Whether this looks like a machine with an NVIDIA, AMD or Apple GPU; asks no driver."""
+    apple = sys.platform == "darwin" and os.uname().machine == "arm64"
+    return apple or any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))

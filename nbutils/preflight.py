@@ -1,0 +1,84 @@
+"""What is checked before any work: models, data sets, templates, arms and output folders that an experiment names."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbutils import models, paths
+from nbutils.experiments import PlannedStep
+from nbutils.params import closest
+from nbutils.plan import MODEL_PARAMETERS
+
+
+def check_machine(pending: list[PlannedStep], planned: list[PlannedStep]) -> None:
+    """One line for the first model, data set, template folder, arm or output folder that cannot be used."""
+    for step in pending:
+        check_writable(step.folder)
+        _check_arms(step, planned)
+        for function, reference in dict.fromkeys(_references(step)):
+            try:
+                function(reference)
+            except (ValueError, FileNotFoundError) as error:
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(f"{step.cell}/{step.id}: {error}") from None
+
+
+def _references(step: PlannedStep) -> Iterator[tuple]:
+    """(check, reference) of each model, data set and template folder that a step's parameters name."""
+    from nbutils import data
+
+    for name in MODEL_PARAMETERS:
+        if step.parameters.get(name):
+            yield (_check_reward if "reward" in name else _check_model), step.parameters[name]
+    for name, function in (("seeds", _check_seeds), ("dataset", data.check), ("prompt_sets", data.check)):
+        value = step.parameters.get(name) or []
+        for reference in value if isinstance(value, list) else [value]:
+            yield function, reference
+    if step.parameters.get("templates"):
+        yield _check_templates, step.parameters["templates"]
+
+
+def _check_model(reference: str) -> None:
+    models.check(reference)
+    if reference.startswith("api:") and not os.environ.get("OPENAI_API_KEY"):
+        raise ValueError(f"{reference} needs OPENAI_API_KEY, which is not set: export it (and OPENAI_BASE_URL)")
+
+
+def _check_reward(reference: str) -> None:
+    models.check(reference, "reward")
+
+
+def _check_seeds(reference: str) -> None:
+    from nbutils import data
+
+    data.check(reference)
+    if (paths.project_root() / reference).is_file() and not data.seeds(reference):
+        raise ValueError(f"{reference} holds no usable prompt: name another prompt set or file with `seeds`")
+
+
+def _check_templates(name: str) -> None:
+    folder = paths.template_folder(name)
+    if not folder.is_dir():
+        known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        raise FileNotFoundError(f"template folder {paths.relative(folder)} not found: {closest(name, known)}")
+
+
+def _check_arms(step: PlannedStep, planned: list[PlannedStep]) -> None:
+    """Every arm is built in, or an earlier step of the same cell; `chain:a+b` is checked link by link."""
+    trained = [other.id for other in planned if other.cell == step.cell and other.notebook[:2] in ("02", "03")]
+    known = ["nan", "untrained", "bpo", *trained]
+    for arm in step.parameters.get("arms", []):
+        for link in arm.removeprefix("chain:").split("+") if arm.startswith("chain:") else [arm]:
+            if link not in known:
+                raise ValueError(f"{step.cell}/{step.id}: unknown arm {link!r}: {closest(link, known)}")
+
+
+def check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        what = f"cannot write to {paths.relative(folder)} ({error.strerror})"
+        raise PermissionError(f"{what}: make it writable, or name another place in WORKBOOK_OUTPUTS") from None

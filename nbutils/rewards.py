@@ -1,0 +1,90 @@
+"""r(x, y): the reward of a response against the original prompt, by a sequence classifier or any Python function."""
+
+import math
+
+from tqdm import tqdm
+
+from nbutils import models, paths
+from nbutils.models import Runtime
+from nbutils.records import Journal
+
+_TOKENS_PER_REQUEST = 512
+
+
+def score(
+    model: str,
+    prompts: list[str],
+    responses: list[str | None],
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    label: str | None = None,
+) -> list[float | None]:
+    """Rewards in the model's own units, one per (prompt, response), in order; None where there is no finite value.
+
+    A missing response (None) has no reward. Sequence classifiers see [user: prompt, assistant: response] through their
+    own chat template. Scores do not depend on the batch: rows are padded on the right and masked, and batches are cut
+    from the whole list, known or not, so that a resumed run computes the same numbers to the bit.
+    """
+    pairs = [(prompt, response) for prompt, response in zip(prompts, responses, strict=True) if response is not None]
+    keys = {pair: paths.sha256_json(["reward", models.identity(model), *pair]) for pair in pairs}
+    found = {pair: journal.get(key)["reward"] for pair, key in keys.items() if journal is not None and key in journal}
+    backend = _score_callable if models.kind(model) == "callable" else _score_classifier
+    with tqdm(total=len(keys), initial=len(found), desc=label, disable=label is None, mininterval=1.0) as bar:
+        for batch in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():
+            if journal is not None:
+                journal.append_many((keys[pair], {"reward": reward}) for pair, reward in batch)
+            found.update(batch)
+            bar.update(len(batch))
+    return [
+        None if response is None else found[prompt, response]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def finite(value) -> float | None:
+    """value as a float, or None if it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _score_callable(function: str, pairs: list, found: dict, runtime: Runtime):
+    rewards = models.load_callable(function)
+    pending = [pair for pair in pairs if pair not in found]
+    for start in range(0, len(pending), runtime.batch_size):
+        batch = pending[start : start + runtime.batch_size]
+        values = rewards([prompt for prompt, _ in batch], [response for _, response in batch])
+        yield [(pair, finite(value)) for pair, value in zip(batch, values, strict=True)]
+
+
+def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
+    import torch
+
+    net, tokenizer = models.load_reward(model, runtime)
+    texts = {pair: _render(tokenizer, *pair) for pair in pairs}
+    ids = dict(zip(pairs, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
+    order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
+    pending, start = [], 0
+    while start < len(order):
+        longest = max(1, len(ids[order[start]]))
+        size = max(1, min(runtime.batch_size, runtime.batch_size * _TOKENS_PER_REQUEST // longest))
+        pending.append(order[start : start + size])
+        start += size
+    while pending:
+        batch = pending.pop(0)
+        if all(pair in found for pair in batch):
+            continue
+        try:
+            inputs = tokenizer.pad({"input_ids": [ids[pair] for pair in batch]}, return_tensors="pt").to(net.device)
+            with torch.inference_mode():
+                values = net(**inputs).logits[:, 0].float().tolist()  # (B,)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            continue
+        yield [(pair, finite(value)) for pair, value in zip(batch, values, strict=True) if pair not in found]
+
+
+def _render(tokenizer, prompt: str, response: str) -> str:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return tokenizer.apply_chat_template(turns, tokenize=False)

@@ -1,0 +1,47 @@
+"""Hand-written models for tests, named as `fakes:<function>` (tests/ is on the path)."""
+
+
+def echo(messages):
+    return messages[-1]["content"]
+
+
+def always_first(messages):
+    return "the first one is better\n[[A]]"
+
+
+def longer(messages):
+    """A judge that prefers the longer answer."""
+    first, second = _answers(messages)
+    return "[[A]]" if len(first) > len(second) else "[[B]]" if len(second) > len(first) else "[[C]]"
+
+
+def mute(messages):
+    return "I would rather not say."
+
+
+def _answers(messages):
+    text = messages[-1]["content"]
+    parts = [part.split("]\n", 1)[1].rsplit("\n[The End", 1)[0] for part in text.split("[The Start of ")[1:]]
+    return parts[1], parts[2]
+
+
+def length(prompts, responses):
+    return [float(len(response)) for response in responses]
+
+
+def broken_rewards(prompts, responses):
+    return [float("nan"), float("inf"), None, 1.0][: len(responses)]
+
+
+def collector(messages):
+    """One model for all of POIR's steps: invents from its seeds, scores by length, and rewrites by adding a word."""
+    text = messages[-1]["content"]
+    if text.startswith("invent:"):
+        seed = text.split("- Seed Instruction: ")[-1].strip()
+        return f"Generated Instruction 1: {seed} now\nGenerated Instruction 2: short"
+    if text.startswith("critique:"):
+        response = text.split("response: ", 1)[1]
+        return f"Score: {min(5, len(response.split()))}\nEvaluation: say more."
+    if text.startswith("revise:"):
+        return "Revised question: " + text.split("\n")[0].removeprefix("revise: ") + " please"
+    return text.split(" ", 1)[-1]  # a response: the prompt without its first word

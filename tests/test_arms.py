@@ -1,0 +1,65 @@
+"""Arms: prompters in sequence before a responder; what was sent is what is recorded."""
+
+import json
+
+import pytest
+
+from nbutils import arms
+from nbutils.arms import Arm, Prompter
+from nbutils.generate import Sampling
+from nbutils.records import Prompt
+
+ROWS = [Prompt("1", "tell me about the fox.", "set"), Prompt("2", "tell me about the wolf.", "set")]
+
+
+def run(arm, samples=1):
+    return arms.answer(arm, ROWS, samples, "sandbox", Sampling(), Sampling())
+
+
+def test_arm_without_prompter_sends_the_prompt():
+    made = run(Arm("nan", (), "fakes:echo"))
+    assert [(row.rewrite, row.rewrites, row.response) for row in made] == [(row.prompt, [], row.prompt) for row in ROWS]
+
+
+def test_chain_feeds_each_prompter_the_rewrite_before_it():
+    """The echo prompter returns its filled meta-prompt, `rephrase: x`; twice in sequence it nests."""
+    made = run(Arm("twice", (Prompter("fakes:echo"),) * 2, "fakes:echo"))[0]
+    assert made.rewrites == ["rephrase: tell me about the fox.", "rephrase: rephrase: tell me about the fox."]
+    assert made.rewrite == made.response == made.rewrites[-1]
+
+
+def test_empty_rewrite_falls_back_to_the_prompt_and_stays_visible(monkeypatch):
+    import fakes
+
+    monkeypatch.setattr(fakes, "mute", lambda messages: "  \n### Response\nan answer")
+    made = run(Arm("empty", (Prompter("fakes:mute"),), "fakes:echo"))[0]
+    assert made.rewrites == [""] and made.rewrite == made.response == "tell me about the fox."
+
+
+def test_one_row_per_prompt_and_sample_in_order():
+    made = run(Arm("nan", (), "sandbox/responder"), samples=3)
+    assert [(row.prompt_id, row.sample) for row in made] == [(i, s) for i in "12" for s in range(3)]
+    assert len({row.response for row in made}) > 2
+
+
+def test_same_prompt_gets_the_same_response_in_every_arm():
+    """An echoing prompter changes nothing: common random numbers make its arm equal to nan, sample by sample."""
+    nan, same = run(Arm("nan", (), "sandbox/responder"), 4), run(Arm("same", (), "sandbox/responder"), 4)
+    assert [row.response for row in nan] == [row.response for row in same]
+
+
+def test_trained_arms_come_from_their_arm_json(tmp_path):
+    arms.write_arm(tmp_path / "alignpro", "prompter", "meta_prompt", None)
+    arms.write_arm(tmp_path / "rlhf", "responder", None, None)
+    built = arms.build("alignpro", tmp_path, "p", "r")
+    assert built == Arm("alignpro", (Prompter(str(tmp_path / "alignpro" / "model")),), "r")
+    assert arms.build("rlhf", tmp_path, "p", "r") == Arm("rlhf", (), str(tmp_path / "rlhf" / "model"))
+    assert arms.build("chain:untrained+alignpro", tmp_path, "p", "r").prompters == (Prompter("p"), *built.prompters)
+    assert json.loads((tmp_path / "rlhf" / "arm.json").read_text())["policy"] == "responder"
+
+
+@pytest.mark.parametrize("name, hint", [("alingpro", "did you mean alignpro"), ("zzzz", "there are nan, untrained")])
+def test_unknown_arm_names_the_closest(tmp_path, name, hint):
+    arms.write_arm(tmp_path / "alignpro", "prompter", "meta_prompt", None)
+    with pytest.raises(ValueError, match=hint):
+        arms.build(name, tmp_path, "p", "r")

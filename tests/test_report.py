@@ -1,0 +1,167 @@
+"""The report says how much there is and how much is missing, shows every arm, and can be shared."""
+
+import csv
+import json
+import os
+
+import pytest
+from hostile import HOSTILE_HTML, NOWHERE, active_content, visible_text
+from test_pages import CHROMIUM, PNG
+
+from nbutils import paths, report
+
+SUMMARY = (
+    *("cell", "prompt_set", "arm", "num_prompts", "mean_reward", "mean_reward_low", "mean_reward_high"),
+    *("reward_variance", "win", "tie", "lose", "unscored", "win_rate", "win_rate_low", "win_rate_high"),
+)
+NAN = ("main", "sandbox", "nan", 200, 0.17, 0.15, 0.19, 0.21, "", "", "", "", "", "", "")
+POIR = ("main", "sandbox", "poir", 200, 0.5, 0.4, 0.6, 0.05, 150, 30, 17, 3, 0.8376, 0.79, 0.88)
+MISSING = ("cell", "what", "prompt_set", "arm", "reason", "num_missing", "num_wanted")
+CASES = ("cell", "prompt_set", "prompt_id", "prompt", "arm", "rewrite", "response", "reward", "verdict")
+
+
+def write_csv(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def write_manifest(cell, step, notebook, **counts):
+    folder = paths.step_folder("tiny", cell, step)
+    own = {"experiment": "tiny", "cell": cell, "step": step, "notebook": notebook, "counts": counts, "seed": 7}
+    own |= {"parameters": {"kl_weight": 0.05}, "versions": {"torch": "2.13.0"}, "commit": "abc123+"}
+    paths.write_atomic(folder / "manifest.json", json.dumps(own | {"seconds": 65.2, "tokens": 1200, "schema": 1}))
+    paths.write_atomic(folder / "notebook.html", "x")
+
+
+@pytest.fixture
+def plot(tmp_path, monkeypatch):
+    """The folder of a finished 05_plot."""
+    monkeypatch.setenv("WORKBOOK_ROOT", str(tmp_path))
+    monkeypatch.delenv("WORKBOOK_OUTPUTS", raising=False)
+    folder = paths.step_folder("tiny", "all", "plot")
+    write_csv(folder / "tables" / "summary.csv", SUMMARY, [NAN, POIR])
+    write_csv(folder / "tables" / "missing.csv", MISSING, [])
+    write_csv(folder / "tables" / "cases.csv", CASES, [("main", "s", "1", "the otter?", "poir", "in detail", "it swims", 0.5, "win")])
+    paths.write_atomic(folder / "figures" / "reward_mean.png", PNG)
+    paths.write_atomic(folder / "figures" / "reward_mean.csv", "a\n")
+    write_manifest("main", "collect", "01_collect", prompts=1000, pairs=541)
+    write_manifest("all", "plot", "05_plot", prompts=200)
+    return folder
+
+
+def test_first_line_counts_prompts_arms_and_what_is_unscored_with_reasons(plot):
+    write_csv(plot / "tables" / "missing.csv", MISSING, [
+        ("main", "verdict", "sandbox", "poir vs nan", "no verdict in the last line", 3, 200),
+        ("main", "reward", "sandbox", "poir", "empty response", 1, 200),
+    ])  # fmt: skip
+    text = visible_text(report.write_report("tiny").read_text("utf-8"))
+    assert "200 prompts, 2 arms; unscored: 3 verdicts (no verdict in the last line), 1 reward (empty response)." in text
+    assert "read the comparison with care" not in text
+
+
+def test_a_large_unscored_share_is_announced_above_the_table(plot):
+    write_csv(plot / "tables" / "missing.csv", MISSING, [("main", "verdict", "s", "poir vs nan", "refused", 50, 200)])
+    text = visible_text(report.write_report("tiny").read_text("utf-8"))
+    assert "Up to 25.0% of what was to be scored has no score" in text
+
+
+def test_nothing_missing_is_said_too(plot):
+    assert "every answer and every pair was scored" in report.write_report("tiny").read_text("utf-8")
+
+
+def test_table_cases_figures_and_steps_are_there(plot):
+    page = report.write_report("tiny").read_text("utf-8")
+    text = " ".join(visible_text(page).split())
+    assert "0.500 0.400 to 0.600" in text and "83.8% 79.0% to 88.0%" in text and "150, 30, 17, 3 unscored" in text
+    assert "what the others are judged against" in text  # the baseline's row
+    assert all(part in text for part in ("the otter?", "in detail", "it swims", "prompts: 1,000, pairs: 541", "abc123+"))
+    assert 'href="figures/reward_mean.csv"' in page and "data:image/png;base64," in page
+    assert 'href="../../main/collect/notebook.html"' in page and (plot / "../../main/collect/notebook.html").exists()
+    assert "65 s" in text and "in all2 min2,400" in text  # 2 × 65.2 seconds, 2 × 1,200 tokens
+
+
+def test_links_to_notebooks_that_are_not_there_are_left_out(plot):
+    (plot / "../../main/collect/notebook.html").resolve().unlink()
+    assert "main/collect/notebook.html" not in report.write_report("tiny").read_text("utf-8")
+
+
+def test_headline_is_a_plain_table(plot):
+    lines = report.headline("tiny")
+    assert lines[0].split("  ")[0] == "arm" and len(lines) == 3
+    assert lines[2].startswith("poir") and "0.500  [0.400 to 0.600]" in lines[2] and "83.8%  [79.0% to 88.0%]" in lines[2]
+    assert lines[1].rstrip().endswith("–")
+
+
+def test_cells_get_a_title_each_where_there_are_several(plot):
+    other = ("other", *POIR[1:])
+    write_csv(plot / "tables" / "summary.csv", SUMMARY, [NAN, POIR, other])
+    assert [line for line in report.headline("tiny") if line in ("main", "other")] == ["main", "other"]
+    assert "2 cells" in report.write_report("tiny").read_text("utf-8")
+
+
+def test_values_without_interval_say_so(plot):
+    write_csv(plot / "tables" / "summary.csv", SUMMARY, [NAN, (*POIR[:5], "", "", *POIR[7:13], "", "")])
+    assert report.headline("tiny")[2].count("no interval") == 2
+
+
+@pytest.mark.parametrize("missing", ["tables/missing.csv", "tables/cases.csv", "figures/reward_mean.png"])
+def test_a_report_does_without_its_lesser_parts(plot, missing):
+    (plot / missing).unlink()
+    assert report.write_report("tiny").exists()
+
+
+def test_without_a_summary_the_notebook_to_run_is_named(plot):
+    (plot / "tables" / "summary.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="summary.csv not found or empty: run 05_plot first"):
+        report.write_report("tiny")
+
+
+def fill_with(plot, text):
+    write_csv(plot / "tables" / "summary.csv", SUMMARY, [NAN, ("main", text, text, *POIR[3:])])
+    write_csv(plot / "tables" / "missing.csv", MISSING, [("main", text, text, text, text, 3, 200)])
+    write_csv(plot / "tables" / "cases.csv", CASES, [(text, text, "1", text, text, text, text, text, text)])
+    manifest = json.loads((plot / "manifest.json").read_text("utf-8"))
+    manifest |= {"commit": text, "counts": {"prompts": 200}, "parameters": {text: text}, "versions": {text: text}}
+    paths.write_atomic(plot / "manifest.json", json.dumps(manifest))
+    paths.write_atomic(plot / "figures" / "evil.png", text)
+
+
+@pytest.mark.parametrize("text", HOSTILE_HTML)
+def test_hostile_text_anywhere_stays_text(plot, text):
+    fill_with(plot, text)
+    page = report.write_report("tiny").read_text("utf-8")
+    assert active_content(page) == [] and text in visible_text(page)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_a_hostile_report_without_request_or_dialog(plot):
+    playwright = pytest.importorskip("playwright.sync_api")
+    fill_with(plot, "\n".join(HOSTILE_HTML))
+    page, seen = report.write_report("tiny"), []
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        tab = browser.new_page()
+        tab.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: seen.append(request.url))
+        tab.goto(page.as_uri())
+        tab.wait_for_timeout(300)
+        assert tab.evaluate("document.scripts.length") == 0 and NOWHERE in tab.inner_text("body")
+        browser.close()
+    assert [url for url in seen if not url.startswith(("file://", "data:image/"))] == []
+
+
+def test_nasty_strings_and_a_megabyte_line_come_through(plot):
+    text = "a\x85b\u2028c \x00 {answer_b} {{ 7*7 }} \u202e" + "x" * 1_000_000
+    fill_with(plot, text)
+    page = report.write_report("tiny").read_text("utf-8")
+    assert "{{ 7*7 }}" in page and "\x00" not in page and "x" * 1_000_000 in page
+
+
+def test_a_secret_in_a_result_is_not_in_the_report(plot, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary0123456789abcdef")
+    fill_with(plot, f"error: {os.environ['HF_TOKEN']} refused")
+    page = report.write_report("tiny").read_text("utf-8")
+    assert "hf_canar" not in page and "error: [secret] refused" in visible_text(page)
