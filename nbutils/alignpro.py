@@ -6,6 +6,7 @@ Departure from the paper: the policy gradient is RLOO (leave-one-out baseline, n
 subtracts λ · Σ_t (log ρ − log ρ_sft) from each rewrite's reward, which is Eq. 9 as it stands.
 """
 
+import random
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def train(
         model=models.resolve(policy),
         reward_funcs=reward,
         args=_config(work, policy, settings, runtime),
-        train_dataset=_dataset(prompts, template),
+        train_dataset=_dataset(drawn(prompts, settings), template),
         processing_class=tokenizer,
         peft_config=training.lora(settings.lora_rank),
     )
@@ -103,6 +104,13 @@ def check(settings: Settings, prompts: list[Prompt]) -> None:
         raise ValueError(f"rewrites_per_prompt {settings.rewrites_per_prompt}: RLOO's baseline needs at least 2")
     if not prompts:
         raise ValueError("no training prompt is left: every one is also a test prompt, or the set is empty")
+
+
+def short_enough(prompts: list[Prompt], policy: str, max_tokens: int, runtime: Runtime) -> list[Prompt]:
+    """The prompts of at most max_tokens tokens by the policy's tokenizer, in order."""
+    tokenizer = models.load_tokenizer(policy, runtime)
+    lengths = [len(ids) for ids in tokenizer([row.prompt for row in prompts])["input_ids"]] if prompts else []
+    return [row for row, length in zip(prompts, lengths, strict=True) if length <= max_tokens]
 
 
 def make_reward(responder: str, reward_model: str, settings: Settings, runtime: Runtime):
@@ -148,8 +156,19 @@ def _config(work: Path, policy: str, settings: Settings, runtime: Runtime):
         lr_scheduler_type="constant",
         max_steps=settings.num_steps,
         model_init_kwargs=models.load_kwargs(policy, runtime),
-        log_completions=False,
+        shuffle_dataset=False,
     )
+
+
+def drawn(prompts: list[Prompt], settings: Settings) -> list[Prompt]:
+    """The prompts of the whole training in order: shuffled passes, one after the other, cut to what is needed.
+
+    TRL's own sampler would draw another order for every pass after the first when a run is resumed.
+    """
+    rng, rows = random.Random(settings.seed), []
+    while len(rows) < settings.num_steps * settings.prompts_per_step:
+        rows += rng.sample(prompts, len(prompts))
+    return rows[: settings.num_steps * settings.prompts_per_step]
 
 
 def _dataset(prompts: list[Prompt], template):

@@ -103,7 +103,7 @@ def rewrite(
     """Rewrites of each prompt, one per prompter in sequence: a list of lists, empty for an arm without prompter."""
     current, trail = list(prompts), [[] for _ in prompts]
     for prompter in arm.prompters:
-        template = templates.load(prompter.template, folder)
+        template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else folder)
         stop = (prompter.stop,) if prompter.stop else ()
         chosen = Sampling(**{**sampling.__dict__, "stop": stop})
         made = generate(

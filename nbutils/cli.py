@@ -98,8 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments or ["--help"], standalone_mode=False, prog_name="workbook")
-        return 0
+        code = app(arguments or ["--help"], standalone_mode=False, prog_name="workbook")
+        return _stop("stopped", code) if code else 0  # typer turns Ctrl-C into a code
     except _UsageError as error:
         return _stop(f"{error.format_message()} (workbook --help shows the commands)", 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -21,9 +21,24 @@ from nbutils.records import Journal, Pair, Prompt, Round, prompt_id
 _BATCHES_WITHOUT_NEWS = 5
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How many prompts to invent from how many shots; how often to rewrite; what is good; how often to ask again.
+
+    human_share: chance that a shot comes from the human seeds rather than from the prompts made before.
+    """
+
+    num_prompts: int
+    num_shots: int = 4
+    human_share: float = 0.5
+    num_rounds: int = 3
+    good_score: int = 4
+    num_retries: int = 1
+
+
 @dataclass
 class Invention:
-    """What inventing gave: rows accepted; counts by outcome; up to three examples of each refusal; a closing message."""
+    """What inventing gave: rows accepted, counts by outcome, three examples of each refusal, a closing message."""
 
     rows: list[Prompt] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
@@ -34,9 +49,7 @@ class Invention:
 def invent(
     model: str,
     seeds: list[str],
-    num_prompts: int,
-    num_shots: int,
-    human_share: float,
+    settings: Settings,
     refuse: Callable[[str], str | None],
     novelty: NoveltyFilter,
     folder: str,
@@ -47,9 +60,8 @@ def invent(
 ) -> Invention:
     """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
 
-    human_share: chance that a shot comes from the human seeds rather than from the accepted prompts; refuse: reason
-    to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. The pool grows between batches of calls. Stops
-    early, with a message, when five batches in a row bring nothing new.
+    refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. The pool grows between batches of
+    calls. Stops early, with a message, when five batches in a row bring nothing new.
     """
     if not seeds:
         raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
@@ -57,8 +69,9 @@ def invent(
     template = templates.load("invent", folder)
     for seed in seeds:
         novelty.accept(seed)
+    num_prompts = settings.num_prompts
     while len(found.rows) < num_prompts and idle < _BATCHES_WITHOUT_NEWS:
-        shots = [_shots(rng, seeds, found.rows, num_shots, human_share) for _ in range(runtime.batch_size)]
+        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(runtime.batch_size)]
         requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
         numbers = list(range(call, call + len(requests)))
         texts = generate(model, requests, sampling, runtime, journal, numbers)
@@ -74,9 +87,9 @@ def invent(
     return found
 
 
-def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], num_shots: int, human_share: float) -> list[str]:
+def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], settings: Settings) -> list[str]:
     made = [row.prompt for row in rows]
-    pools = [seeds if not made or rng.random() < human_share else made for _ in range(num_shots)]
+    pools = [seeds if not made or rng.random() < settings.human_share else made for _ in range(settings.num_shots)]
     return [rng.choice(pool) for pool in pools]
 
 
@@ -130,9 +143,7 @@ def self_evaluate(
     model: str,
     responder: str,
     prompts: list[Prompt],
-    num_rounds: int,
-    good_score: int,
-    num_retries: int,
+    settings: Settings,
     folder: str,
     responding: Sampling,
     critiquing: Sampling,
@@ -147,10 +158,10 @@ def self_evaluate(
     cannot be parsed is asked again num_retries times; then its round is unscored with the reason and the loop of that
     prompt ends, as it does when no usable rewrite comes (the reason then stands in its last round).
     """
-    tools = _Loop(model, responder, folder, num_retries, runtime, journal, progress)
+    tools = _Loop(model, responder, folder, settings.num_retries, runtime, journal, progress)
     history: dict[str, list[Round]] = {row.prompt_id: [] for row in prompts}
     active = [(row, row.prompt) for row in prompts]
-    for number in range(num_rounds + 1):
+    for number in range(settings.num_rounds + 1):
         answers = tools.ask([text for _, text in active], responding, number, f"round {number}: responses")
         critiques = tools.critique(active, answers, critiquing, number)
         for (row, text), made, (parsed, raw) in zip(active, answers, critiques, strict=True):
@@ -168,8 +179,10 @@ def self_evaluate(
                 )
             )
         open_rows = [(row, history[row.prompt_id][-1]) for row, _ in active]
-        open_rows = [(row, last) for row, last in open_rows if last.score is not None and last.score < good_score]
-        if number == num_rounds or not open_rows:
+        open_rows = [
+            (row, last) for row, last in open_rows if last.score is not None and last.score < settings.good_score
+        ]
+        if number == settings.num_rounds or not open_rows:
             break
         active = tools.revise(open_rows, history, critiquing, number)
     return [each for row in prompts for each in history[row.prompt_id]]

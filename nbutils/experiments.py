@@ -21,7 +21,10 @@ _LONGEST_CELL = 180
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment file as written, checked for its form only. grid: parameter → list of values."""
+    """An experiment file as written, checked for its form only.
+
+    grid: axis → list of values. An axis is a parameter, or a label for entries that each set several parameters.
+    """
 
     name: str
     shared: dict
@@ -124,9 +127,18 @@ def _grid(path: Path, grid: dict) -> dict:
     for name, values in grid.items():
         _expect(isinstance(values, list), path, f"grid: {name}: wanted a list of values, got {_kind(values)}")
         _expect(len(values) > 0, path, f"grid: {name} is empty: give at least one value, or remove the line")
+        tied = [value for value in values if isinstance(value, dict)]
+        _expect(len(tied) in (0, len(values)), path, f"grid: {name}: wanted parameters in every entry, or in none")
+        for value in tied:
+            _expect(len(_mapping(path, f"grid: {name}", value)) > 0, path, f"grid: {name}: an entry is empty")
         twice = [value for place, value in enumerate(values) if value in values[:place]]
         _expect(not twice, path, f"grid: {name}: {twice[:1]} is there twice: remove one")
     return grid
+
+
+def _set_by(axis: str, value) -> dict:
+    """The parameters that one value of an axis sets."""
+    return value if isinstance(value, dict) else {axis: value}
 
 
 def _steps(path: Path, steps) -> list[dict]:
@@ -163,7 +175,8 @@ def plan_steps(experiment: Experiment, notebooks: Path) -> list[PlannedStep]:
     """
     schemas = _schemas(experiment, Path(notebooks))
     every_name = {name for schema in schemas.values() for name in schema}
-    for part, values in (("shared", experiment.shared), ("grid", experiment.grid)):
+    in_grid = [name for axis, values in experiment.grid.items() for value in values for name in _set_by(axis, value)]
+    for part, values in (("shared", experiment.shared), ("grid", in_grid)):
         for name in values:
             _expect(
                 name in every_name, experiment.path, f"{part}: unknown parameter {name!r}: {closest(name, every_name)}"
@@ -224,10 +237,14 @@ def _cells(grid: dict[str, list]) -> list[tuple[str, dict]]:
     """(folder name, values) of each combination of the grid; one cell `main` where there is no grid."""
     if not grid:
         return [("main", {})]
-    labels = [_labels(name, values) for name, values in grid.items()]
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    names = ["+".join(parts) for parts in itertools.product(*labels)]
-    return [(_fit(name, values), values) for name, values in zip(names, combinations, strict=True)]
+    labels = [_labels(axis, values) for axis, values in grid.items()]
+    cells = []
+    for names, chosen in zip(itertools.product(*labels), itertools.product(*grid.values()), strict=True):
+        values = {
+            name: one for axis, value in zip(grid, chosen, strict=True) for name, one in _set_by(axis, value).items()
+        }
+        cells.append((_fit("+".join(names), values), values))
+    return cells
 
 
 def _fit(name: str, values: dict) -> str:
@@ -252,8 +269,12 @@ def _times(label: str, labels: list[str]) -> int:
 
 
 def _label(name: str, value, full: bool) -> str:
-    if isinstance(value, list):
-        return "-".join(_label(name, one, full) for one in value) or f"{name}-none"
+    if isinstance(value, (list, dict)):
+        parts = [
+            _label(key, one, full)
+            for key, one in (value.items() if isinstance(value, dict) else [(name, v) for v in value])
+        ]
+        return "-".join(dict.fromkeys(parts)) or f"{name}-none"
     if not isinstance(value, str):
         return _safe(f"{name}-{value}")
     parts = [part for part in re.split(r"[/\\]", value) if part]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbutils import paths, records, stats, tables  # tables lets pandas hold lone surrogates
+from nbutils import paths, records, stats  # tables lets pandas hold lone surrogates
 from nbutils.steps import Step
 
 

@@ -65,8 +65,9 @@ def generate(
     """One Generation per prompt, in order.
 
     prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
-    Answers found in the journal are not asked again; new ones are journalled batch by batch. label: progress bar's name.
-    A request that cannot be answered (longer than the context, refused by the API) comes back with its reason.
+    Answers found in the journal are not asked again; new ones are journalled batch by batch.
+    label: progress bar's name. A request that cannot be answered (longer than the context, refused by the API) comes
+    back with its reason.
     """
     requests = [_request(model, prompt, sampling, sample) for prompt, sample in _zip(prompts, samples)]
     keys = [paths.sha256_json(request) for request in requests]
@@ -119,7 +120,7 @@ def _generate_local(model, unique, answers, sampling, runtime, journal):
     import torch
 
     net, tokenizer = models.load_causal(model, runtime)
-    texts = {key: _render(tokenizer, request["messages"]) for key, request in unique.items()}
+    texts = {key: _render(model, tokenizer, request["messages"]) for key, request in unique.items()}
     lengths = {key: len(ids) for key, ids in _token_ids(tokenizer, texts).items()}
     room = (getattr(net.config, "max_position_embeddings", None) or 10**9) - sampling.max_new_tokens
     too_long = [key for key in unique if lengths[key] > room and key not in answers]
@@ -146,7 +147,12 @@ def _generate_local(model, unique, answers, sampling, runtime, journal):
         yield list(zip(batch, made, strict=True))
 
 
-def _render(tokenizer, messages: list[dict]) -> str:
+def _render(model: str, tokenizer, messages: list[dict]) -> str:
+    """The model's whole input: messages through its chat template; a message of role `raw` as it stands."""
+    if messages[0]["role"] == "raw":
+        return (tokenizer.bos_token or "") + messages[0]["content"]
+    if not tokenizer.chat_template:
+        raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 

@@ -10,6 +10,7 @@ import re
 import signal
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,6 +22,7 @@ from nbutils.redaction import redact
 
 SCRATCH = ".running.ipynb"
 _LONGEST_REASON = 400
+_LONGEST_SOCKET_FOLDER = 80  # bytes; a socket's whole path may have about a hundred
 
 
 @contextlib.contextmanager
@@ -39,8 +41,10 @@ def environment():
                 "PYDEVD_DISABLE_FILE_VALIDATION": "1",
                 "JUPYTER_RUNTIME_DIR": folder,
                 "IPYTHONDIR": folder,
+                "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel is this environment's, whatever the user has installed
             }
         )
+        os.environ.pop("JUPYTER_PATH", None)
         try:
             yield
         finally:
@@ -93,9 +97,16 @@ def _papermill(step: PlannedStep, at: dict) -> None:
         extra_arguments=["--Application.log_level=50"],  # a shutdown is no news
         progress_bar=False,
         cwd=paths.project_root(),
-        config=Config({"KernelManager": {"transport": "ipc" if len(tempfile.gettempdir()) < 60 else "tcp"}}),
+        config=Config({"KernelManager": _connection()}),
         on_cell_start=on_cell_start,
     )
+
+
+def _connection() -> dict:
+    """Sockets in the private folder of `environment`; where its path is too long for sockets, ports."""
+    folder = os.environ["JUPYTER_RUNTIME_DIR"]
+    file = os.path.join(folder, f"{uuid.uuid4().hex[:8]}.json")
+    return {"connection_file": file, "transport": "ipc"} if len(folder) < _LONGEST_SOCKET_FOLDER else {}
 
 
 def _without_slots(path: Path) -> str:

@@ -76,7 +76,7 @@ def kind(ref: str) -> str:
 def check(ref: str, task: str = "causal") -> None:
     """Raise one clear line (ValueError, FileNotFoundError) if ref can't be used for task; loads and fetches nothing.
 
-    task: causal (needs a chat template) | reward (needs a sequence-classification head).
+    task: causal (needs a chat template) | reward (needs a sequence-classification head) | weights (needs neither).
     """
     target = resolve(ref)
     if kind(ref) == "callable":
@@ -183,7 +183,7 @@ def load_kwargs(ref: str, runtime: Runtime) -> dict:
 
 
 def load_tokenizer(ref: str, runtime: Runtime = Runtime()):
-    """Tokenizer with left padding and a padding token, for a model that talks: a chat template is required."""
+    """Tokenizer with left padding and a padding token."""
     from transformers import AutoTokenizer
 
     trust = load_kwargs(ref, runtime)["trust_remote_code"]
@@ -199,10 +199,8 @@ def load_causal(ref: str, runtime: Runtime = Runtime()):
     """(model, tokenizer) of a causal LM or of a PEFT adapter on one; in evaluation mode, on the device, frozen."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    check(ref)
+    check(ref, "weights")
     tokenizer = load_tokenizer(ref, runtime)
-    if not tokenizer.chat_template:
-        raise ValueError(f"{ref} has no chat template: add chat_template.jinja to the folder")
     if (Path(resolve(ref)) / "adapter_config.json").exists():
         from peft import AutoPeftModelForCausalLM
 
@@ -262,7 +260,7 @@ def _explained(ref: str, load, *args, **kwargs):
 
 
 def describe(ref: str) -> dict:
-    """{"kind", "num_parameters": int | None, "present": bool}, from safetensors headers or the name; never the network."""
+    """{"kind", "num_parameters": int | None, "present": bool}, from safetensors headers or the name."""
     target = resolve(ref)
     if kind(ref) == "local":
         return {"kind": "local", "num_parameters": _count_parameters(Path(target)), "present": True}

@@ -21,6 +21,7 @@ from nbutils.redaction import is_secret_name, secrets
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _BOUND = re.compile(rf"(>=|<=|≥|≤|>|<)\s*({_NUMBER})")
 _SPAN = re.compile(rf"({_NUMBER})?\s*\.\.\s*({_NUMBER})?")
+_MANY = 12  # names that an error lists
 _COMPARE = {">": gt, "<": lt, ">=": ge, "≥": ge, "<=": le, "≤": le}
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
 
@@ -84,7 +85,10 @@ def _parameter(node: ast.stmt, comments: dict[int, str], where: str) -> Paramete
         raise ValueError(f"{where}: the value of {node.target.id} is not a literal: {form}") from None
     annotation = ast.unparse(node.annotation)
     _accepted(annotation, f"{where}: {node.target.id}")
-    return Parameter(node.target.id, annotation, default, comments.get(node.end_lineno, ""))
+    lines = range(node.lineno, node.end_lineno + 1)
+    return Parameter(
+        node.target.id, annotation, default, " ".join(comments[line] for line in lines if line in comments)
+    )
 
 
 def check(schema: dict[str, Parameter], values: dict, where: str) -> dict:
@@ -102,10 +106,11 @@ def check(schema: dict[str, Parameter], values: dict, where: str) -> dict:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """What to do about an unknown name: the nearest known one, else all of them."""
+    """What to do about an unknown name: the nearest known one, else what there is."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+    listed = ", ".join(known[:_MANY]) + (f" and {len(known) - _MANY} more" if len(known) > _MANY else "")
+    return f"did you mean {near[0]}?" if near else f"there are {listed or 'none'}"
 
 
 def _refuse_secret(name: str, value, where: str) -> None:

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbutils import models, paths, steps
+from nbutils import arms, models, paths, steps
 from nbutils.experiments import Experiment, PlannedStep, plan_steps, read_experiment
 
 FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
@@ -92,8 +92,10 @@ def _count(planned: list[PlannedStep]) -> str:
 
 def used_models(step: PlannedStep) -> dict[str, str]:
     """parameter → reference of the models that a step loads."""
-    names = _USED.get(step.notebook[:2], MODEL_PARAMETERS)
-    return {name: step.parameters[name] for name in names if step.parameters.get(name)}
+    names = set(_USED.get(step.notebook[:2], MODEL_PARAMETERS))
+    if step.notebook[:2] in ("02", "03") and trained_parameter(step) == "responder":
+        names = names - {"prompter"} | {"responder"}
+    return {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
 
 
 def _models(step: PlannedStep) -> Iterator[str]:
@@ -127,7 +129,9 @@ def trained_parameter(step: PlannedStep) -> str | None:
     """The parameter whose model a step trains: prompter or responder; None if it trains nothing."""
     if "policy" in step.parameters:
         return step.parameters["policy"]
-    return "prompter" if "target" in step.parameters else None
+    if "target" in step.parameters:
+        return "responder" if step.parameters["target"] == "dpo_awo" else "prompter"
+    return None
 
 
 def _calls(step: PlannedStep) -> Iterator[str]:
@@ -177,13 +181,14 @@ def _paid(planned: list[PlannedStep]) -> list[str]:
     calls = [number for step in planned for _, number, _ in paid_calls(step)]
     if not calls:
         return ["Paid APIs: none."]
-    unbounded = "" if all(calls) else ", and as many as there are rows where num_prompts is 0"
-    return [f"Paid APIs: at most {sum(calls):,} calls in all{unbounded}."]
+    bounded = [f"at most {sum(calls):,} calls in all"] * (sum(calls) > 0)
+    unbounded = ["as many as the prompt sets have rows where num_prompts is 0"] * (not all(calls))
+    return [f"Paid APIs: {', and '.join(bounded + unbounded)}."]
 
 
 def missing(planned: list[PlannedStep]) -> list[str]:
     """What this machine lacks for these steps, one line each."""
-    references = sorted({ref for step in planned for ref in used_models(step).values()})
+    references = sorted({ref for step in planned for ref in used_models(step).values()} | _published(planned))
     lines = []
     for ref in references:
         found = models.describe(ref)
@@ -196,6 +201,11 @@ def missing(planned: list[PlannedStep]) -> list[str]:
     if needed > 1e9 and not has_gpu():
         lines.append(f"no GPU: the largest step wants about {needed / 1e9:,.0f} GB of GPU memory")
     return ["Missing on this machine:", *(f"  {line}" for line in lines)] if lines else ["Nothing is missing here."]
+
+
+def _published(planned: list[PlannedStep]) -> set[str]:
+    """Models that arms name by themselves."""
+    return {arms.BPO_MODEL for step in planned if "bpo" in step.parameters.get("arms", [])}
 
 
 def has_gpu() -> bool:

@@ -55,7 +55,10 @@ class Step:
         self.counts[name] = int(number)
 
     def finish(self, tokens: int = 0) -> dict:
-        """Write manifest.json, atomically and last; returns it. tokens: generated in this step. FileNotFoundError if a promised output is not there."""
+        """Write manifest.json, atomically and last; returns it. tokens: generated in this step.
+
+        Raises FileNotFoundError if a promised output is not there.
+        """
         missing = [name for name in self._outputs if not (self.folder / name).exists()]
         if missing:
             raise FileNotFoundError(f"{paths.relative(self.folder)}: {', '.join(missing)} not written by this notebook")

@@ -31,11 +31,13 @@ _SLOT = re.compile(rf"\{{({'|'.join(_NAMES)})\}}")
 
 @dataclass(frozen=True)
 class Template:
-    """system: text or None; user: text with slots; source: what the header says it follows."""
+    """system: text or None; user: text with slots; source: what the header says it follows; raw: no chat template
+    around it (the header says `format: raw`)."""
 
     system: str | None
     user: str
     source: str = ""
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def parse_template(text: str, where: str = "template", slots: tuple[str, ...] | 
     if slots is not None and found != set(slots):
         wanted, got = (", ".join(f"{{{slot}}}" for slot in sorted(each)) or "none" for each in (slots, found))
         raise ValueError(f"{where} needs the slots {wanted}, it has {got}: correct the template")
-    return Template(system, user, header.get("source", ""))
+    return Template(system, user, header.get("source", ""), header.get("format") == "raw")
 
 
 def _split_header(text: str) -> tuple[dict[str, str], str]:
@@ -122,7 +124,7 @@ def messages(template: Template, **slots: str) -> list[dict[str, str]]:
     unknown = set(slots) - set(_SLOT.findall(f"{template.system or ''}\n{template.user}"))
     if unknown:
         raise ValueError(f"template has no slot {{{sorted(unknown)[0]}}}: leave the value out or add the slot")
-    roles = [("system", template.system), ("user", template.user)]
+    roles = [("system", template.system), ("raw" if template.raw else "user", template.user)]
     return [{"role": role, "content": fill(text, slots)} for role, text in roles if text is not None]
 
 

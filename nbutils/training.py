@@ -7,6 +7,7 @@ never goes on from another run's state. A checkpoint counts once its marker, wri
 import math
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from nbutils import models, paths, records
 from nbutils.models import Runtime
 
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # TRL's defaults, not ours
 _MARKER = "complete"
 _KEEP = 2
 

@@ -45,3 +45,25 @@ def collector(messages):
     if text.startswith("revise:"):
         return "Revised question: " + text.split("\n")[0].removeprefix("revise: ") + " please"
     return text.split(" ", 1)[-1]  # a response: the prompt without its first word
+
+
+def slow_collector(messages):
+    return _in_ledger(messages, collector(messages))
+
+
+def slow_judge(messages):
+    return _in_ledger(messages, longer(messages))
+
+
+def _in_ledger(messages, answer):
+    """Answer after 20 ms, with the call written down first, by one write."""
+    import hashlib
+    import os
+    import time
+
+    time.sleep(0.02)
+    line = hashlib.sha256(repr(messages).encode()).hexdigest()[:20] + "\n"
+    ledger = os.open(os.environ["WORKBOOK_TEST_LEDGER"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(ledger, line.encode())
+    os.close(ledger)
+    return answer

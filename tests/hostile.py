@@ -1,4 +1,4 @@
-"""Text that a model, a data set or a web page could put into an output, and a parser that finds what is active in a page."""
+"""Text that a model or a data set could put into an output, and a parser that finds what is active in a page."""
 
 import html.parser
 
@@ -13,8 +13,10 @@ HOSTILE_HTML = (
     "<svg onload=alert(1)><script>alert(1)</script><use href='data:image/svg+xml,x#y'/></svg>",
     f"<style>@import '{NOWHERE}/x.css'; body {{ background: url({NOWHERE}/x.png) }}</style>",
     f"<td style='background:url({NOWHERE}/x.png)' background='{NOWHERE}/y.png'>x</td>",
-    f"<link rel=stylesheet href='{NOWHERE}/x.css'><base href='{NOWHERE}'><meta http-equiv=refresh content='0;{NOWHERE}'>",
-    f"<form action='{NOWHERE}'><input autofocus onfocus=alert(1)><button formaction='javascript:alert(1)'>x</button></form>",
+    f"<link rel=stylesheet href='{NOWHERE}/x.css'><base href='{NOWHERE}'>",
+    f"<meta http-equiv=refresh content='0;{NOWHERE}'>",
+    f"<form action='{NOWHERE}'><button formaction='javascript:alert(1)'>x</button></form>",
+    "<input autofocus onfocus=alert(1)>",
     f"<video poster='{NOWHERE}/x' src='{NOWHERE}/y' autoplay></video><audio src='{NOWHERE}/z' autoplay></audio>",
     "<details open ontoggle=alert(1)><summary>x</summary></details><marquee onstart=alert(1)>x</marquee>",
     "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)></style></mglyph></table></mtext></math>",

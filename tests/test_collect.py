@@ -3,6 +3,7 @@
 import pytest
 
 from nbutils import collect
+from nbutils.collect import Settings
 from nbutils.generate import Sampling
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
@@ -13,8 +14,8 @@ def invent(model, num_prompts=20, seeds=("tell me more", "say it"), threshold=1.
     refuse = collect.refusal(**{"min_words": 2, "max_words": 6, "keywords": ["bomb"], "test_ids": set()} | limits)
     pool = NoveltyFilter(threshold)
     return collect.invent(
-        model, list(seeds), num_prompts, 2, 0.5, refuse, pool, "sandbox", Sampling(), Runtime(4), journal
-    )  # fmt: skip
+        model, list(seeds), Settings(num_prompts, 2), refuse, pool, "sandbox", Sampling(), Runtime(4), journal
+    )
 
 
 def test_invented_prompts_are_new_counted_and_traced():
@@ -67,10 +68,8 @@ def test_resumed_invention_asks_nothing_twice_and_ends_the_same(tmp_path, monkey
 
 def evaluate(model, prompts, **options):
     rows = [Prompt(prompt_id(text), text, "collect", "train") for text in prompts]
-    settings = {"num_rounds": 3, "good_score": 4, "num_retries": 1} | options
-    return collect.self_evaluate(
-        model, model, rows, *settings.values(), "sandbox", Sampling(), Sampling(), Runtime(4)
-    )  # fmt: skip
+    settings = Settings(len(rows), **options)
+    return collect.self_evaluate(model, model, rows, settings, "sandbox", Sampling(), Sampling(), Runtime(4))
 
 
 def test_loop_ends_with_a_good_score_or_after_the_rounds():
@@ -95,18 +94,29 @@ def test_rewrite_longer_than_half_again_is_refused_with_its_reason(monkeypatch):
     import fakes
 
     answers = {"critique": "Score: 2\nEvaluation: more.", "revise:": "Revised question: a b c d e f g h i"}
-    monkeypatch.setattr(fakes, "mute", lambda m: next((v for k, v in answers.items() if m[-1]["content"].startswith(k)), "x"))
+    monkeypatch.setattr(
+        fakes, "mute", lambda m: next((v for k, v in answers.items() if m[-1]["content"].startswith(k)), "x")
+    )
     rounds = evaluate("fakes:mute", ["one two three"])
     assert len(rounds) == 1 and rounds[0].reason == "rewrite longer than 1.5 times the prompt"
 
 
 def rounds_of(scores, prompt="p"):
-    return [Round(prompt, prompt, n, f"{prompt}{n}", f"answer {n}", score, "c", "raw") for n, score in enumerate(scores)]
+    return [
+        Round(prompt, prompt, n, f"{prompt}{n}", f"answer {n}", score, "c", "raw") for n, score in enumerate(scores)
+    ]
 
 
 @pytest.mark.parametrize(
     "scores, pairs",
-    [([2, 5], [(5, 2)]), ([3, 1, 4], [(4, 1), (4, 3)]), ([5], []), ([1, 2, 3], []), ([None, 4], []), ([None, 2, 5], [(5, 2)])],
+    [
+        ([2, 5], [(5, 2)]),
+        ([3, 1, 4], [(4, 1), (4, 3)]),
+        ([5], []),
+        ([1, 2, 3], []),
+        ([None, 4], []),
+        ([None, 2, 5], [(5, 2)]),
+    ],
 )
 def test_pairs_are_good_against_bad_of_one_prompt(scores, pairs):
     made = collect.make_pairs(rounds_of(scores) + rounds_of([5], "other"), 4)
@@ -125,4 +135,6 @@ def test_funnel_counts_follow_from_the_rows():
     rounds = evaluate("fakes:collector", [row.prompt for row in made.rows])
     counts = collect.count(made, made.rows, rounds, collect.make_pairs(rounds, 4))
     stages = list(counts["funnel"].values())
-    assert stages[0] == sum(made.counts.values()) and stages[2:5] == [4, 4, 4] and stages == sorted(stages, reverse=True)
+    assert (
+        stages[0] == sum(made.counts.values()) and stages[2:5] == [4, 4, 4] and stages == sorted(stages, reverse=True)
+    )

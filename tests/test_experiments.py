@@ -33,6 +33,11 @@ MAKE, PLOT = {"notebook": "01_make"}, {"notebook": "05_plot", "once": True}
         ("experiment: x\ngrid: {prompter: []}\nsteps: [{notebook: a}]", "grid: prompter is empty"),
         ("experiment: x\ngrid: {prompter: a}\nsteps: [{notebook: a}]", "wanted a list of values, got 'a'"),
         ("experiment: x\ngrid: {prompter: [a, a]}\nsteps: [{notebook: a}]", "is there twice"),
+        (
+            "experiment: x\ngrid: {m: [{a: 1}, b]}\nsteps: [{notebook: a}]",
+            "wanted parameters in every entry, or in none",
+        ),
+        ("experiment: x\ngrid: {m: [{}]}\nsteps: [{notebook: a}]", "an entry is empty"),
         ("experiment: x\nshared: [a]\nsteps: [{notebook: a}]", "shared: wanted parameter: value pairs"),
         ("experiment: x\nshared: {cell: a}\nsteps: [{notebook: a}]", "cell is set by the plan"),
     ],
@@ -100,6 +105,7 @@ def test_a_step_without_id_is_named_after_what_it_does(notebook, parameters, wan
         ({"steps": [{"notebook": "01_mak"}]}, "unknown notebook '01_mak' in notebooks/: did you mean 01_make?"),
         ({"shared": {"sed": 1}}, "shared: unknown parameter 'sed': did you mean seed?"),
         ({"grid": {"colour": ["red"]}}, "grid: unknown parameter 'colour': did you mean color?"),
+        ({"grid": {"look": [{"colour": "red"}]}}, "grid: unknown parameter 'colour': did you mean color?"),
         ({"steps": [{"notebook": "01_make", "with": {"numbr": 1}}]}, "with (01_make): unknown parameter 'numbr'"),
         ({"steps": [{"notebook": "01_make", "with": {"number": 0}}]}, "number: wanted int [> 0], got 0"),
         ({"grid": {"seed": ["one"]}}, "grid (01_make): seed: wanted int, got 'one' (str)"),
@@ -113,14 +119,34 @@ def test_what_the_notebooks_do_not_know_stops_with_one_line(tmp_path, changes, m
 
 
 def test_a_cell_is_named_after_the_last_part_of_each_reference():
-    grid = {"prompter": ["Qwen/Qwen2.5-1.5B-Instruct"], "responder": ["meta-llama/Llama-3.1-8B-Instruct", "./models/é x/"]}
+    grid = {
+        "prompter": ["Qwen/Qwen2.5-1.5B-Instruct"],
+        "responder": ["meta-llama/Llama-3.1-8B-Instruct", "./models/é x/"],
+    }
     names = [name for name, _ in _cells(grid | {"dataset": ["ultrafeedback"]})]
     assert names[0] == "Qwen2.5-1.5B-Instruct+Llama-3.1-8B-Instruct+ultrafeedback"
     assert names[1] == "Qwen2.5-1.5B-Instruct+x+ultrafeedback"
 
 
+def test_an_axis_of_mappings_sets_several_parameters_together(tmp_path):
+    tied = [{"color": "blue", "seed": 5}, {"color": "green", "seed": 6}]
+    planned = plan(tmp_path, grid={"look": tied}, steps=[MAKE])
+    assert [step.cell for step in planned] == ["blue-seed-5", "green-seed-6"]
+    assert [(step.parameters["color"], step.parameters["seed"]) for step in planned] == [("blue", 5), ("green", 6)]
+
+
+def test_the_name_of_a_cell_says_a_thing_once():
+    models = [{"prompter": "lmsys/vicuna-7b", "responder": "lmsys/vicuna-7b"}, {"prompter": "a/b", "responder": "a/c"}]
+    assert [name for name, _ in _cells({"model": models})] == ["vicuna-7b", "b-c"]
+    assert _cells({"data": [{"dataset": "orca", "prompt_sets": ["orca"]}]})[0][0] == "orca"
+
+
 def test_names_that_would_collide_are_told_apart():
-    assert [name for name, _ in _cells({"prompter": ["a/model", "b/model", "c/other"]})] == ["a-model", "b-model", "other"]
+    assert [name for name, _ in _cells({"prompter": ["a/model", "b/model", "c/other"]})] == [
+        "a-model",
+        "b-model",
+        "other",
+    ]
     pairs = _cells({"prompter": ["a b", "a.b", "a?b", "A-B"]})
     assert len({name.lower() for name, _ in pairs}) == 4
     assert _cells({"prompter": ["all"]})[0][0] != "all"  # the folder of the steps that run once

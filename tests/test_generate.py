@@ -15,7 +15,10 @@ from nbutils.models import Runtime
 from nbutils.records import Journal
 
 ANIMALS = ["fox", "wolf", "bear", "owl", "seal", "cow", "pig", "bat", "crow", "frog", "lion"]
-PROMPTS = [f"tell me about the {animal}." for animal in ANIMALS] + ["rephrase: what is a wolf like?", "the owl in detail."]
+PROMPTS = [f"tell me about the {animal}." for animal in ANIMALS] + [
+    "rephrase: what is a wolf like?",
+    "the owl in detail.",
+]
 
 
 def texts(prompts, sampling, batch_size=64, **kwargs):
@@ -108,7 +111,9 @@ def test_journalled_answers_are_not_asked_again(tmp_path, monkeypatch):
         first = generate("sandbox/responder", PROMPTS[:5], Sampling(), Runtime(2), journal)
     asked = []
     forward = g._forward
-    monkeypatch.setattr(g, "_forward", lambda net, tok, batch, *rest: asked.extend(batch) or forward(net, tok, batch, *rest))
+    monkeypatch.setattr(
+        g, "_forward", lambda net, tok, batch, *rest: asked.extend(batch) or forward(net, tok, batch, *rest)
+    )
     with Journal(tmp_path / "j.jsonl") as journal:
         assert generate("sandbox/responder", PROMPTS[:7], Sampling(), Runtime(2), journal)[:5] == first
     assert len(asked) == 2
@@ -139,6 +144,24 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch):
     wanted = texts(PROMPTS, Sampling())
     monkeypatch.setattr(g, "_forward", scarce)
     assert texts(PROMPTS, Sampling()) == wanted and max(sizes) == 13 and sizes.count(3) >= 3
+
+
+def test_raw_message_reaches_the_model_without_a_chat_template(tmp_path):
+    """The published BPO prompter takes its [INST] block as it stands, and has no chat template of its own."""
+    import shutil
+
+    from nbutils import arms, templates
+
+    folder = shutil.copytree(models.resolve("sandbox/responder"), tmp_path / "plain")
+    (folder / "chat_template.jinja").unlink()
+    request = arms.rewrite_requests(templates.load("bpo", "paper"), ["tell me about the fox."])[0]
+    _, tokenizer = models.load_causal(str(folder), Runtime())
+    wanted = "[INST] You are an expert prompt engineer. Please help me improve this prompt to get a more helpful and "
+    wanted += "harmless response:\ntell me about the fox. [/INST]"
+    assert g._render(str(folder), tokenizer, request) == (tokenizer.bos_token or "") + wanted
+    assert generate(str(folder), [request], Sampling(max_new_tokens=4))[0].num_tokens > 0
+    with pytest.raises(ValueError, match="has no chat template"):
+        generate(str(folder), ["tell me about the fox."], Sampling())
 
 
 # --- OpenAI-compatible API: a scripted server with a ledger of its own
@@ -203,7 +226,12 @@ def test_api_gets_messages_and_sampling_and_is_asked_once_per_key(server, tmp_pa
 
 @pytest.mark.parametrize(
     "trouble",
-    [(429, {"retry-after": "0"}, "slow down"), (500, {}, "oops"), (200, {"raw": "1"}, '{"choices": nu'), (200, {}, None)],
+    [
+        (429, {"retry-after": "0"}, "slow down"),
+        (500, {}, "oops"),
+        (200, {"raw": "1"}, '{"choices": nu'),
+        (200, {}, None),
+    ],
 )
 def test_passing_trouble_is_tried_again(server, trouble):
     server.script = [trouble, "after all"] if trouble[2] is not None else [(200, {}, ""), "after all"]

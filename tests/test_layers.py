@@ -14,15 +14,15 @@ PACKAGE = ROOT / "nbutils"
 
 # Twin of the README's table. Within a layer a module may use those named before it.
 LAYERS = (
-    ("paths", "records", "stats", "templates", "params", "experiments", "steps"),
-    ("novelty", "models", "generate", "data", "tables", "plots"),
+    ("paths", "records", "stats", "templates", "redaction", "params", "experiments", "steps"),
+    ("novelty", "models", "generate", "readers", "hub", "data", "tables", "plots", "gather"),
     ("rewards", "judge", "arms", "training", "collect", "alignpro", "poir"),
-    ("formulas", "pages", "runner", "report", "cli"),
+    ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "cli"),
 )
 MODULES = [module for layer in LAYERS for module in layer]
 METHODS = {"collect", "alignpro", "poir"}  # one method each: none imports another
 SANDBOX_MAY_USE = set(LAYERS[0] + LAYERS[1])
-NO_TORCH = (*LAYERS[0], "plots", "tables")
+NO_TORCH = (*LAYERS[0], "plots", "tables", "gather")
 STARTS_LIGHT = ("nbutils", *(f"nbutils.{module}" for module in (*NO_TORCH, *LAYERS[3])))
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
 

@@ -97,7 +97,9 @@ def test_hub_model_that_is_not_here_is_one_line(monkeypatch):
 
 
 def test_loaded_models_are_frozen_and_quiet_about_their_defaults(folder):
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "temperature": 0.1, "top_k": 1, "repetition_penalty": 9.0}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 2, "temperature": 0.1, "top_k": 1, "repetition_penalty": 9.0})
+    )
     net, tokenizer = models.load_causal(str(folder), Runtime())
     assert not any(weight.requires_grad for weight in net.parameters()) and not net.training
     assert net.generation_config.repetition_penalty in (None, 1.0) and net.generation_config.eos_token_id == 2
@@ -116,6 +118,10 @@ def test_identity_changes_with_the_weights_and_not_with_the_place(folder, tmp_pa
 def test_sizes_come_from_headers_or_names():
     net, _ = models.load_causal("sandbox/responder", Runtime())
     stored = {weight.data_ptr(): weight.numel() for weight in net.parameters()}
-    assert models.describe("sandbox/responder") == {"kind": "local", "num_parameters": sum(stored.values()), "present": True}
+    assert models.describe("sandbox/responder") == {
+        "kind": "local",
+        "num_parameters": sum(stored.values()),
+        "present": True,
+    }
     assert models.describe("Qwen/Qwen2.5-1.5B-Instruct")["num_parameters"] == 1_500_000_000
     assert models.describe("nobody/nothing") == {"kind": "hub", "num_parameters": None, "present": False}

@@ -112,7 +112,9 @@ def test_very_long_output_is_cut_and_says_so(tmp_path):
     assert len(page) < 300_000 and "800,000 more characters" in page
 
 
-@pytest.mark.parametrize("text", ["a\x85b\u2028c", "nul \x00 esc \x1b[31mred\x1b[0m", "\ud800 lone", "\u202e rtl", "{{ 7*7 }}"])
+@pytest.mark.parametrize(
+    "text", ["a\x85b\u2028c", "nul \x00 esc \x1b[31mred\x1b[0m", "\ud800 lone", "\u202e rtl", "{{ 7*7 }}"]
+)
 def test_nasty_strings_are_shown_and_never_break_a_page(tmp_path, text):
     content = new_notebook(cells=[new_markdown_cell(text), new_code_cell("x", outputs=[])])
     content.cells[1].outputs = [new_output("stream", name="stdout", text=text)]
@@ -141,7 +143,7 @@ def test_redacting_leaves_ordinary_words_alone(monkeypatch):
 @pytest.mark.parametrize(
     "latex",
     [
-        r"\max_\rho \; \mathbb{E}_{x' \sim \rho(\cdot \mid x)}\bigl[ r(x, y) \bigr] - \lambda\,\mathrm{KL}(\rho \,\|\, \rho_{\text{sft}}) \tag{9}",
+        r"\max_\rho \; \mathbb{E}_{x' \sim \rho(\cdot \mid x)}\bigl[ r \bigr] - \lambda\,\mathrm{KL}(\rho \| \rho_0)",
         r"\mathcal{L} = -\log \sigma\left(\beta \log \frac{\pi_\theta(y_w|x)}{\pi_{\text{ref}}(y_w|x)}\right)",
         r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
     ],

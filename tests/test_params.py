@@ -26,6 +26,13 @@ def test_schema_holds_name_type_default_and_help():
     assert list(SCHEMA)[:2] == ["kl_weight", "num_steps"]
 
 
+def test_limits_hold_where_a_formatter_has_spread_a_line():
+    schema = parse_schema("share: float = (\n    1.0  # of the seeds [0..1]\n)", "01_x.ipynb")
+    assert schema["share"].help == "of the seeds [0..1]"
+    with pytest.raises(ValueError, match="got 2.0"):
+        check(schema, {"share": 2}, "x.yml")
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
@@ -49,7 +56,9 @@ def test_a_cell_with_one_flaw_is_refused(cell, message):
     assert message in str(caught.value) and str(caught.value).startswith("01_x.ipynb") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("tags", "found"), [((), "found 0"), (("parameters", "parameters"), "found 2"), (("x",), "found 0")])
+@pytest.mark.parametrize(
+    ("tags", "found"), [((), "found 0"), (("parameters", "parameters"), "found 2"), (("x",), "found 0")]
+)
 def test_a_notebook_has_one_tagged_cell(tmp_path, tags, found):
     notebook = write_notebook(tmp_path / "01_x.ipynb", "a: int = 1", [], tags)
     with pytest.raises(ValueError, match=found):
@@ -68,7 +77,14 @@ def test_a_notebook_that_is_missing_or_broken_is_named(tmp_path):
     ("name", "value"),
     [
         *[("kl_weight", 1e-9), ("top_p", 0.0), ("top_p", 1.0), ("num_steps", 1), ("policy", "responder"), ("arms", [])],
-        *[("sizes", [1, 7]), ("note", None), ("note", "x"), ("verbose", True), ("max_new_tokens", 1), ("keywords", "k")],
+        *[
+            ("sizes", [1, 7]),
+            ("note", None),
+            ("note", "x"),
+            ("verbose", True),
+            ("max_new_tokens", 1),
+            ("keywords", "k"),
+        ],
     ],
 )
 def test_values_that_fit_come_back(name, value):
@@ -119,7 +135,9 @@ def test_the_written_hint_is_what_yaml_reads_as_a_float():
     assert yaml.safe_load(str(caught.value).rpartition("write ")[2]) == 5e-7
 
 
-@pytest.mark.parametrize("name", ["api_key", "hf_token", "MY_SECRET", "password", "openai_key", "hfToken", "access_tokens"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "hf_token", "MY_SECRET", "password", "openai_key", "hfToken", "access_tokens"]
+)
 def test_names_of_secrets_are_refused(name):
     with pytest.raises(ValueError, match="looks like a secret.*environment"):
         check(parse_schema(f'{name}: str = ""', "x"), {name: "abc"}, "x.yml")

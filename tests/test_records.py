@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from nbutils import records
 from nbutils.records import Journal, Prompt
 
-NASTY = ["a\u0085b\u2028c\u2029d", "\ud800 alone", "nul \x00", "\u202eright to left", "{answer_b} {prompt}", "x" * 10**6, "\r\n\n"]
+NASTY = [
+    "a\u0085b\u2028c\u2029d",
+    "\ud800 alone",
+    "nul \x00",
+    "\u202eright to left",
+    "{answer_b} {prompt}",
+    "x" * 10**6,
+    "\r\n\n",
+]
 
 
 @pytest.mark.parametrize("text", NASTY)

@@ -42,7 +42,11 @@ def plot(tmp_path, monkeypatch):
     folder = paths.step_folder("tiny", "all", "plot")
     write_csv(folder / "tables" / "summary.csv", SUMMARY, [NAN, POIR])
     write_csv(folder / "tables" / "missing.csv", MISSING, [])
-    write_csv(folder / "tables" / "cases.csv", CASES, [("main", "s", "1", "the otter?", "poir", "in detail", "it swims", 0.5, "win")])
+    write_csv(
+        folder / "tables" / "cases.csv",
+        CASES,
+        [("main", "s", "1", "the otter?", "poir", "in detail", "it swims", 0.5, "win")],
+    )
     paths.write_atomic(folder / "figures" / "reward_mean.png", PNG)
     paths.write_atomic(folder / "figures" / "reward_mean.csv", "a\n")
     write_manifest("main", "collect", "01_collect", prompts=1000, pairs=541)
@@ -75,7 +79,9 @@ def test_table_cases_figures_and_steps_are_there(plot):
     text = " ".join(visible_text(page).split())
     assert "0.500 0.400 to 0.600" in text and "83.8% 79.0% to 88.0%" in text and "150, 30, 17, 3 unscored" in text
     assert "what the others are judged against" in text  # the baseline's row
-    assert all(part in text for part in ("the otter?", "in detail", "it swims", "prompts: 1,000, pairs: 541", "abc123+"))
+    assert all(
+        part in text for part in ("the otter?", "in detail", "it swims", "prompts: 1,000, pairs: 541", "abc123+")
+    )
     assert 'href="figures/reward_mean.csv"' in page and "data:image/png;base64," in page
     assert 'href="../../main/collect/notebook.html"' in page and (plot / "../../main/collect/notebook.html").exists()
     assert "65 s" in text and "in all2 min2,400" in text  # 2 × 65.2 seconds, 2 × 1,200 tokens
@@ -89,7 +95,9 @@ def test_links_to_notebooks_that_are_not_there_are_left_out(plot):
 def test_headline_is_a_plain_table(plot):
     lines = report.headline("tiny")
     assert lines[0].split("  ")[0] == "arm" and len(lines) == 3
-    assert lines[2].startswith("poir") and "0.500  [0.400 to 0.600]" in lines[2] and "83.8%  [79.0% to 88.0%]" in lines[2]
+    assert (
+        lines[2].startswith("poir") and "0.500  [0.400 to 0.600]" in lines[2] and "83.8%  [79.0% to 88.0%]" in lines[2]
+    )
     assert lines[1].rstrip().endswith("–")
 
 

@@ -7,7 +7,15 @@ from nbutils.models import Runtime
 from nbutils.records import Journal
 
 PROMPTS = [f"tell me about the {animal}." for animal in ("fox", "wolf", "bear", "owl", "seal", "cow", "pig")]
-RESPONSES = ["it is hard to say.", "the wolf eats meat. the wolf is grey. the wolf howls.", "x", "", "a b c " * 40, "?", "the pig."]
+RESPONSES = [
+    "it is hard to say.",
+    "the wolf eats meat. the wolf is grey. the wolf howls.",
+    "x",
+    "",
+    "a b c " * 40,
+    "?",
+    "the pig.",
+]
 
 
 def test_classifier_scores_do_not_depend_on_the_batch():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,11 +62,19 @@ def test_runs_every_step_then_skips_them_then_reruns_only_what_depends_on_a_chan
     read = {"notebook": "02_read", "with": {"policy": "responder"}, "id": "alignpro"}
     write_experiment(path, steps=[{"notebook": "01_make"}, read, {"notebook": "05_plot", "once": True}])
     run(path)
-    assert [line[1].split(" in")[0] for line in step_lines(capsys.readouterr().out)] == ["done already", "done", "done already"]
+    assert [line[1].split(" in")[0] for line in step_lines(capsys.readouterr().out)] == [
+        "done already",
+        "done",
+        "done already",
+    ]
 
     (project / "outputs/tiny/main/make/rows.jsonl").write_text("{}\n")
     run(path)  # an output that changed is made again; what it feeds is as it was
-    assert [line[1].split(" in")[0] for line in step_lines(capsys.readouterr().out)] == ["done", "done already", "done already"]
+    assert [line[1].split(" in")[0] for line in step_lines(capsys.readouterr().out)] == [
+        "done",
+        "done already",
+        "done already",
+    ]
 
     write_notebook(project / "notebooks" / "05_plot.ipynb", PLOT, [*PLOT_CELLS, "1 + 1"])
     run(path, cell="all")
@@ -85,7 +94,9 @@ def test_a_failed_step_says_what_where_and_how_to_go_on_and_keeps_its_pages(proj
     assert "KeyError" in (folder / "failed.txt").read_text("utf-8")
 
     run(with_flaw(project, ""))
-    assert not (folder / "failed.txt").exists() and "did not finish" not in (folder / "notebook.html").read_text("utf-8")
+    assert not (folder / "failed.txt").exists() and "did not finish" not in (folder / "notebook.html").read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,6 +144,17 @@ def test_nothing_about_this_machine_is_in_the_executed_notebook_but_its_output(p
     run(with_flaw(project, ""))
     notes = nbformat.read(project / "outputs/tiny/main/make/notebook.ipynb", as_version=4).metadata.papermill
     assert notes.input_path == "notebooks/01_make.ipynb" and str(project) not in json.dumps(notes)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 90])
+def test_kernels_leave_no_file_beside_the_results(project, tmp_path, monkeypatch, name):
+    if name:  # too long a path for sockets
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    before = set(project.iterdir())
+    run(with_flaw(project, ""))
+    assert set(project.iterdir()) - before == {project / "outputs"}
+    assert not name or not list((tmp_path / name).glob("workbook-*"))
 
 
 def test_until_and_cell_choose_and_name_the_closest(project, capsys):
@@ -241,7 +263,8 @@ STUBBORN = (
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "stubborn"), [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True), (signal.SIGHUP, 129, False)]
+    ("number", "code", "stubborn"),
+    [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True), (signal.SIGHUP, 129, False)],
 )
 def test_a_signal_leaves_nothing_running_and_names_the_command_that_resumes(project, number, code, stubborn):
     flaw = STUBBORN if stubborn else STUBBORN.replace("signal.signal(signal.SIGINT, signal.SIG_IGN)\n", "")
@@ -265,7 +288,7 @@ def test_a_killed_runner_leaves_a_kernel_that_ends_and_a_step_that_can_go_on(pro
     wait_for(lambda: (project / "pids").exists() and len((project / "pids").read_text().split()) == 2)
     kernel, child = map(int, (project / "pids").read_text().split())
     process.kill()
-    process.communicate()
+    process.wait()
     assert ended(kernel, seconds=10)
     os.kill(child, signal.SIGKILL)  # a session of its own: nobody is left to end it
     run(with_flaw(project, ""))

@@ -164,15 +164,15 @@ def test_lessons_keep_the_split_and_can_be_parsed():
     tasks, rng = lessons.Tasks(), random.Random(0)
     held_out = [world.phrase(pattern, subject) for pattern in world.VAGUE_HELD_OUT for subject in world.SUBJECTS]
     for _ in range(300):
-        request, completion = tasks.invent(rng)
+        request, completion = tasks.invent(rng)[:2]
         instructions = templates.parse_instructions(completion)
         assert len(instructions) == 2
         assert all(world.parse_prompt(each).subject in world.TRAINING for each in instructions)
-        critique = templates.parse_critique(tasks.critique(rng)[1])
+        critique = templates.parse_critique(tasks.critique(rng).completion)
         assert critique.score in (1, 2, 3, 4, 5) and critique.critique and critique.reason is None
-        assert templates.parse_rewrite(tasks.revise(rng)[1])[1] is None
-        assert templates.cut_at_delimiter(tasks.rewrite_answer(rng)[1])[1]
-        assert not any(each in text for text in (request, *tasks.sample(rng)) for each in held_out)
+        assert templates.parse_rewrite(tasks.revise(rng).completion)[1] is None
+        assert templates.cut_at_delimiter(tasks.rewrite_answer(rng).completion)[1]
+        assert not any(each in text for text in (request, *tasks.sample(rng)[:2]) for each in held_out)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,14 @@ def test_lessons_keep_the_split_and_can_be_parsed():
 )
 def test_critiques_follow_the_gold_scorer(response, score, improvement):
     assert lessons.judge_response(VAGUE, response) == (score, improvement)
+
+
+def test_sentences_are_labelled_for_their_prompt():
+    response = f"{FOOD} the fox eats grass. {FOOD} the wolf howls. it is hard to say."
+    labels = lessons.label_sentences(VAGUE, response)
+    assert [lessons.LABELS[label] for _, label in labels] == ["new", "false", "repeat", "stray", "other"]
+    labels = lessons.label_sentences("name the home of the fox.", f"{FOOD} {HOME}")
+    assert [lessons.LABELS[label] for _, label in labels] == ["extra", "new"]
 
 
 # Shipped weights
@@ -208,9 +216,9 @@ def test_shipped_weights_reach_the_figures_of_the_recipe(figures):
 
 
 def test_shipped_files_are_small_readable_and_safe():
-    from nbutils.sandbox import recipe
+    from nbutils.sandbox import shipped
 
-    files = [path for path in recipe.WEIGHTS.rglob("*") if path.is_file()]
+    files = [path for path in shipped.WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444 for path in files)
@@ -219,19 +227,20 @@ def test_shipped_files_are_small_readable_and_safe():
 def test_shipped_models_load_as_any_other_and_train_in_the_format_they_are_asked_in():
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from nbutils.sandbox import recipe
+    from nbutils.sandbox import recipe, shipped
 
-    tokenizer = AutoTokenizer.from_pretrained(recipe.WEIGHTS / "base")
+    tokenizer = AutoTokenizer.from_pretrained(shipped.WEIGHTS / "base")
     assert None not in (tokenizer.pad_token_id, tokenizer.eos_token_id)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     question = [{"role": "user", "content": VAGUE}]
     asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
     told = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": FOOD}], tokenize=False)
-    ids, start = recipe.encode(tokenizer, [(VAGUE, FOOD)])[0]
-    assert tokenizer(told).input_ids == ids and tokenizer(asked).input_ids == ids[:start]
+    ids, learnt, _ = recipe.encode(tokenizer, [lessons.Lesson(VAGUE, FOOD)])[0]
+    start = learnt.index(True)
+    assert tokenizer(told).input_ids == ids and tokenizer(asked).input_ids == ids[:start] and all(learnt[start:])
     assert tokenizer.decode(tokenizer("naïve 中文 {x}\u2028\n").input_ids) == "naïve 中文 {x}\u2028\n"
-    base = AutoModelForCausalLM.from_pretrained(recipe.WEIGHTS / "base")
-    reward = AutoModelForSequenceClassification.from_pretrained(recipe.WEIGHTS / "reward")
+    base = AutoModelForCausalLM.from_pretrained(shipped.WEIGHTS / "base")
+    reward = AutoModelForSequenceClassification.from_pretrained(shipped.WEIGHTS / "reward")
     assert base.config.max_position_embeddings == 8192
     assert base.dtype == reward.dtype and str(base.dtype) == "torch.float32"
     assert reward.config.num_labels == 1 and reward.config.pad_token_id == tokenizer.pad_token_id

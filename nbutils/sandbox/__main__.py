@@ -12,13 +12,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def build(out):
     """Train base and reward model in `out`, in a folder beside each that replaces it at the end."""
-    from nbutils.sandbox import recipe
+    from transformers.utils import logging
 
+    from nbutils.sandbox import preferences, recipe
+
+    logging.disable_progress_bar()  # of loading weights
     started = time.monotonic()
     for name in ("base", "reward"):
         part = out / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
-        recipe.train_base(part) if name == "base" else recipe.train_reward(part, out / "base")
+        recipe.train_base(part) if name == "base" else preferences.train_reward(part, out / "base")
         shutil.rmtree(out / name, ignore_errors=True)
         part.rename(out / name)
     print(f"{out} written in {time.monotonic() - started:.0f} s")

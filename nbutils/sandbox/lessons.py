@@ -74,8 +74,8 @@ def respond(rng, prompt):
     return " ".join(world.fact(question.subject, name) for name in names)
 
 
-def rewrite(rng, prompt, shares=(0.575, 0.16, 0.115, 0.1, 0.05)):
-    """A paraphrase of any quality; shares of the same kind again, detail, list, another animal, echo."""
+def rewrite(rng, prompt, shares=(0.6, 0.14, 0.11, 0.1, 0.05), subjects=world.SUBJECTS):
+    """A paraphrase of any quality; shares of the same kind again, detail, list, another of `subjects`, echo."""
     question = world.parse_prompt(prompt)
     if question is None:
         return rng.choice(("please ask in another way.", "tell me more.", "what do you mean?"))
@@ -84,7 +84,7 @@ def rewrite(rng, prompt, shares=(0.575, 0.16, 0.115, 0.1, 0.05)):
     if kind == "echo":
         return prompt
     if kind == "other":
-        other = rng.choice([each for each in world.SUBJECTS if each != subject])
+        other = rng.choice([each for each in subjects if each != subject])
         return any_prompt(rng, (other,), (0.7, 0.15, 0.15, 0))
     if kind == "list":
         return listing(rng, subject)
@@ -93,14 +93,14 @@ def rewrite(rng, prompt, shares=(0.575, 0.16, 0.115, 0.1, 0.05)):
     return listing(rng, subject, question.attributes) if question.attributes else vague(rng, subject)
 
 
-def flawed_response(rng, prompt):
-    """A response to criticise: the responder's own, or one with falsehoods, repeats, gaps or another animal."""
+def flawed_response(rng, prompt, subjects=world.SUBJECTS):
+    """A response to criticise: the responder's own, or one with falsehoods, repeats, gaps or another of `subjects`."""
     question = world.parse_prompt(prompt)
     if question is None or rng.random() < 0.25:
         return respond(rng, prompt)
     subject = question.subject
     if rng.random() < 0.15:
-        subject = rng.choice(world.SUBJECTS)
+        subject = rng.choice(subjects)
     names = list(question.attributes) or list(world.ATTRIBUTES)
     names = rng.sample(names, min(len(names), rng.choice((1, 1, 2, 2, 3, 3, 4))))
     if rng.random() < 0.2:
@@ -151,7 +151,7 @@ def revision(rng, prompt, critique):
     return world.phrase(rng.choice(fitting), question.subject)
 
 
-LABELS = ("new", "repeat", "false", "stray", "other")  # what a sentence of a response is, for its prompt
+LABELS = ("new", "extra", "repeat", "false", "stray", "other")  # what a sentence of a response is, for its prompt
 
 
 def label_sentences(prompt, response):
@@ -166,7 +166,8 @@ def label_sentences(prompt, response):
         elif world.FACTS[stated[0]][stated[1]] != stated[2]:
             label = "false"
         else:
-            label = "repeat" if stated[1] in seen else "new"
+            asked = not question.attributes or stated[1] in question.attributes
+            label = "repeat" if stated[1] in seen else "new" if asked else "extra"
             seen.add(stated[1])
         labels.append((found.start(1), LABELS.index(label)))
     return labels
@@ -207,7 +208,7 @@ class Tasks:
 
     def rewrite_answer(self, rng):
         prompt = self.prompt(rng)
-        text = rewrite(rng, prompt, (0.62, 0.13, 0.1, 0.1, 0.05))
+        text = rewrite(rng, prompt, (0.7, 0.08, 0.07, 0.1, 0.05))
         completion = text + templates.DELIMITER + respond(rng, text)
         return Lesson(self.request("rewrite_answer", prompt=prompt), completion)
 

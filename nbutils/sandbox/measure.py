@@ -6,22 +6,22 @@ import re
 import torch
 
 from nbutils import templates
-from nbutils.sandbox import gold, lessons, recipe, world
+from nbutils.sandbox import gold, lessons, preferences, shipped, world
 
 
-def measure(base_folder=recipe.WEIGHTS / "base", reward_folder=recipe.WEIGHTS / "reward", num_samples=200, seed=1):
+def measure(base_folder=shipped.WEIGHTS / "base", reward_folder=shipped.WEIGHTS / "reward", num_samples=200, seed=1):
     """{figure: value} of the weights in two folders; num_samples: examples per figure."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    model, tokenizer = recipe.load_base(base_folder)
+    model, tokenizer = shipped.load_base(base_folder)
     tasks = lessons.Tasks()
 
     def ask(requests, temperature=1.0):
-        return recipe.sample(model, tokenizer, requests, temperature)
+        return shipped.sample(model, tokenizer, requests, temperature)
 
     figures = measure_answers(rng, ask, num_samples) | measure_prompter(rng, ask, tasks, num_samples)
     figures |= measure_collecting(rng, ask, tasks, num_samples)
-    return figures | measure_reward(rng, model, tokenizer, recipe.load_reward(reward_folder), num_samples)
+    return figures | measure_reward(rng, model, tokenizer, shipped.load_reward(reward_folder), num_samples)
 
 
 def _share(flags):
@@ -125,13 +125,14 @@ def measure_collecting(rng, ask, tasks, num_samples):
 
 
 def measure_reward(rng, base, tokenizer, model, num_samples):
-    """Pair accuracy of the reward model about held-out and about training animals."""
+    """Pair accuracy of the reward model about held-out and about training animals, gold scores 0.15 or more apart."""
     figures = {}
     for name, subjects in (("held_out", world.HELD_OUT), ("training", world.TRAINING)):
-        rows = recipe.preference_pairs(rng, recipe.candidates(base, tokenizer, rng, subjects, num_samples // 2))
+        groups = preferences.candidates(base, tokenizer, rng, subjects, num_samples // 2)
+        rows = preferences.preference_pairs(rng, groups, margin=0.149)
         prompts = [row["prompt"] for row in rows]
         chosen, rejected = (
-            recipe.reward(model, tokenizer, prompts, [row[key] for row in rows]) for key in ("chosen", "rejected")
+            shipped.reward(model, tokenizer, prompts, [row[key] for row in rows]) for key in ("chosen", "rejected")
         )
         figures[f"reward_pairs_{name}"] = _share(a > b for a, b in zip(chosen, rejected, strict=True))
     return figures
