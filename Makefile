@@ -52,7 +52,8 @@ format: setup ## format code and notebooks, strip outputs from notebooks
 	$(VENV_PYTHON) -m ruff format .
 	$(VENV_PYTHON) -m nbstripout --keep-id notebooks/*.ipynb
 
-figures: setup ## draw figures and report again from stored results (EXPERIMENT=params/sandbox.yml)
+figures: setup ## tables, figures and report from stored results, where these have changed (EXPERIMENT=params/sandbox.yml)
+	$(WORKBOOK) run "$(EXPERIMENT)" --cell all
 	$(WORKBOOK) report "$(EXPERIMENT)"
 
 lab: setup ## open the notebooks in JupyterLab
