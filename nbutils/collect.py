@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tqdm import tqdm
+
 from nbutils import templates
 from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
@@ -56,7 +58,7 @@ def invent(
     sampling: Sampling,
     runtime: Runtime = Runtime(),
     journal: Journal | None = None,
-    progress: Callable[[int], None] = lambda number: None,
+    progress: bool = False,
 ) -> Invention:
     """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
 
@@ -70,6 +72,7 @@ def invent(
     for seed in seeds:
         novelty.accept(seed)
     num_prompts = settings.num_prompts
+    bar = tqdm(total=num_prompts, desc="new prompts", disable=not progress, mininterval=1.0)
     while len(found.rows) < num_prompts and idle < _BATCHES_WITHOUT_NEWS:
         shots = [_shots(rng, seeds, found.rows, settings) for _ in range(runtime.batch_size)]
         requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
@@ -79,7 +82,8 @@ def invent(
         for each, text in zip(shots, texts, strict=True):
             _take(found, text, each, num_prompts, refuse, novelty)
         idle = 0 if len(found.rows) > before else idle + 1
-        progress(len(found.rows))
+        bar.update(len(found.rows) - bar.n)
+    bar.close()
     if len(found.rows) < num_prompts:
         found.message = (
             f"the pool stopped growing at {len(found.rows)} of {num_prompts} prompts: add seeds or loosen a filter"
