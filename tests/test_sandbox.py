@@ -121,20 +121,21 @@ def test_gold_keeps_order_and_refuses_lists_of_unequal_length():
 # Judge
 
 
-def _judge(template, prompt, a, b, fence="0f1e2d3c4b5a6978"):
-    loaded = templates.load(template, "sandbox")
+def _judge(template, prompt, a, b, fence="0f1e2d3c4b5a6978", folder="sandbox"):
+    loaded = templates.load(template, folder)
     return judge.answer(templates.messages(loaded, prompt=prompt, answer_a=a, answer_b=b, fence=fence))
 
 
 ANSWERS = [(FOOD, "it is hard to say.", "A"), (FOOD, f"{HOME} {SIZE}", "B"), (FOOD, HOME, "C"), ("", "", "C")]
 
 
+@pytest.mark.parametrize("folder", ["sandbox", "paper"])
 @pytest.mark.parametrize(("first", "second", "verdict"), ANSWERS)
-def test_judge_prefers_the_better_answer_on_either_side(first, second, verdict):
+def test_judge_prefers_the_better_answer_on_either_side(first, second, verdict, folder):
     swapped = {"A": "B", "B": "A", "C": "C"}
     for name, parse in (("judge_pairwise", templates.parse_verdict), ("judge_scores", templates.parse_scores)):
-        assert parse(_judge(name, VAGUE, first, second)) == (verdict, None)
-        assert parse(_judge(name, VAGUE, second, first)) == (swapped[verdict], None)
+        assert parse(_judge(name, VAGUE, first, second, folder=folder)) == (verdict, None)
+        assert parse(_judge(name, VAGUE, second, first, folder=folder)) == (swapped[verdict], None)
 
 
 def test_judge_calls_a_tie_outside_the_world():

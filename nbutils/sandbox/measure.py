@@ -128,7 +128,7 @@ def measure_reward(rng, base, tokenizer, model, num_samples):
     """Pair accuracy of the reward model about held-out and about training animals, gold scores 0.15 or more apart."""
     figures = {}
     for name, subjects in (("held_out", world.HELD_OUT), ("training", world.TRAINING)):
-        groups = preferences.candidates(base, tokenizer, rng, subjects, num_samples // 2)
+        groups = preferences.candidates(base, tokenizer, rng, subjects, num_samples)
         rows = preferences.preference_pairs(rng, groups, margin=0.149)
         prompts = [row["prompt"] for row in rows]
         chosen, rejected = (

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from nbutils.sandbox import gold, lessons, shipped, world
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-3
 
 
 def corrupt(rng, prompt, subjects):
@@ -83,7 +83,7 @@ def train_reward(folder, base_folder, num_prompts=2500, num_pairs=14000, seed=0)
     config = base.config
     config.num_labels = 1
     model = AutoModelForSequenceClassification.from_pretrained(base_folder, config=config, dtype=torch.float32)
-    for part in (model.model.embed_tokens, *model.model.layers[:-1]):  # what is true of held-out animals stays known
+    for part in (model.model.embed_tokens, *model.model.layers[:-2]):  # what is true of held-out animals stays known
         part.requires_grad_(False)
     scratch = tempfile.TemporaryDirectory()
     arguments = RewardConfig(

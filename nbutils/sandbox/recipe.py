@@ -20,6 +20,25 @@ from nbutils.sandbox.shipped import END, PAD, load_base, render, save
 
 FIGURES = {  # what measure.py must find: (least, most)
     "fact_recall": (0.97, 1),
+    "detail_gold": (0.93, 1),
+    "list_gold": (0.94, 1),
+    "vague_gold": (0.1, 0.3),
+    "vague_evasive": (0.25, 0.6),
+    "nan_gold": (0.15, 0.3),
+    "untrained_gold": (0.25, 0.45),
+    "rewrite_answer_gold": (0.2, 0.43),
+    "delimiter": (0.97, 1),
+    "rewrites_well_formed": (0.97, 1),
+    "rewrites_same_subject": (0.88, 1),
+    "invented_per_request": (1.9, 2),
+    "invented_in_training": (0.97, 1),
+    "invented_vague": (0.7, 0.95),
+    "critique_score": (0.9, 1),
+    "critique_text": (0.88, 1),
+    "revised_better": (0.65, 0.97),
+    "revised_fit": (0.8, 1),
+    "reward_pairs_held_out": (0.95, 1),
+    "reward_pairs_training": (0.95, 1),
 }
 
 SEED = 0
