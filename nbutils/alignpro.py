@@ -84,7 +84,7 @@ def train(
         processing_class=tokenizer,
         peft_config=training.lora(settings.lora_rank),
     )
-    history = training.run(trainer, work, f"{settings.algorithm} {settings.policy}")
+    history = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")
     arms.write_arm(folder, settings.policy, "meta_prompt" if settings.policy == "prompter" else None, None)
     return _write_history(folder, history)

@@ -70,7 +70,7 @@ def train(
     work = training.checkpoint_folder(folder, asdict(settings), models.identity(policy), rows)
     tokenizer = models.load_tokenizer(policy, runtime)
     trainer = _trainer(policy, rows, tokenizer, settings, work, runtime)
-    history = training.run(trainer, work, settings.target)
+    history = training.run(trainer, work, settings.target, runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")
     arms.write_arm(folder, *_use(settings.target))
     names = _SFT_NAMES if settings.target == "sft" else _DPO_NAMES

@@ -72,11 +72,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def run(trainer, folder: Path, label: str) -> list[dict]:
+def run(trainer, folder: Path, label: str, runtime: Runtime) -> list[dict]:
     """Train, from the last good checkpoint if there is one; returns the logged rows, one per step.
 
     Raises FloatingPointError at the first step whose loss, reward or KL is not finite, naming the last good checkpoint.
     """
+    models.settle_threads(trainer.model, runtime)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Watch(label))
     checkpoint = last_checkpoint(folder)

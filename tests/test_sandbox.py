@@ -209,6 +209,7 @@ def figures():
     return measure.measure()
 
 
+@pytest.mark.slow
 def test_shipped_weights_reach_the_figures_of_the_recipe(figures):
     from nbutils.sandbox import recipe
 
