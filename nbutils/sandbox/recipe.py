@@ -9,6 +9,7 @@ falsehood about animals that it was not trained on. preferences.py makes the rew
 import math
 import random
 import re
+from itertools import pairwise
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -45,6 +46,7 @@ SEED = 0
 VOCABULARY = 900
 NUM_STEPS = 1800
 BATCH_SIZE = 64
+CUTS = (0, 18, 34, 46, 56, 64)  # a sorted batch goes through in five parts: less padding
 LEARNING_RATE = 2e-3
 SHARPNESS = 1.2  # scale of the logits after training: a model this small leaves 0.4% of each token to chance
 CHECK_WEIGHT = 1.0  # of the labels of sentences beside the loss on tokens
@@ -167,7 +169,7 @@ def train_base(folder, num_steps=NUM_STEPS, seed=SEED):
             group["lr"] = LEARNING_RATE * rate
         rows = encode(tokenizer, [tasks.sample(rng) for _ in range(BATCH_SIZE)])
         rows.sort(key=lambda row: len(row[0]))
-        parts = [_losses(model, head, part, tokenizer.pad_token_id) for part in (rows[:24], rows[24:48], rows[48:])]
+        parts = [_losses(model, head, rows[a:b], tokenizer.pad_token_id) for a, b in pairwise(CUTS)]
         words, checks, num_words, num_checks = (sum(each) for each in zip(*parts, strict=True))
         (words / num_words + CHECK_WEIGHT * checks / max(1, num_checks)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
