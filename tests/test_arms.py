@@ -63,3 +63,15 @@ def test_unknown_arm_names_the_closest(tmp_path, name, hint):
     arms.write_arm(tmp_path / "alignpro", "prompter", "meta_prompt", None)
     with pytest.raises(ValueError, match=hint):
         arms.build(name, tmp_path, "p", "r")
+
+
+def test_one_prompt_from_the_command_line_uses_the_experiments_settings(outputs):
+    cell = outputs / "e" / "main"
+    with pytest.raises(FileNotFoundError, match="has no finished step"):
+        arms.rewrite_and_respond("e", "main", "nan", "tell me about the fox.")
+    settings = {"prompter": "fakes:echo", "responder": "fakes:echo", "device": "auto", "dtype": "auto", "seed": 0}
+    settings |= {"trust_remote_code": "", "templates": "sandbox", "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    (cell / "evaluate").mkdir(parents=True)
+    (cell / "evaluate" / "manifest.json").write_text(json.dumps({"parameters": settings}))
+    assert arms.rewrite_and_respond("e", "main", "untrained", "x") == (["rephrase: x"], "rephrase: x")
+    assert arms.rewrite_and_respond("e", "main", "nan", "x") == ([], "x")
