@@ -117,8 +117,6 @@ def request_seed(request: dict) -> int:
 def _generate_local(model, unique, answers, sampling, runtime, journal):
     """Yield batches of (key, Generation). Batches are cut from the whole list, known or not: a resumed run meets
     the same batches as an undisturbed one."""
-    import torch
-
     net, tokenizer = models.load_causal(model, runtime)
     texts = {key: _render(model, tokenizer, request["messages"]) for key, request in unique.items()}
     lengths = {key: len(ids) for key, ids in _token_ids(tokenizer, texts).items()}
@@ -130,20 +128,14 @@ def _generate_local(model, unique, answers, sampling, runtime, journal):
             for key in too_long
         ]
     fitting = sorted((key for key in unique if lengths[key] <= room), key=lambda key: (-lengths[key], key))
-    pending = [[key for key in batch if key not in answers] for batch in _batches(fitting, lengths, sampling, runtime)]
-    while pending:
-        batch = pending.pop(0)
-        if not batch:
-            continue
-        try:
-            seeds = [request_seed(unique[key]) for key in batch]
-            made = _forward(net, tokenizer, [texts[key] for key in batch], seeds, sampling)
-        except torch.cuda.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-            continue
+    sizes = [lengths[key] + sampling.max_new_tokens for key in fitting]
+    batches = [[key for key in batch if key not in answers] for batch in cut_batches(fitting, sizes, runtime)]
+
+    def forward(batch):
+        seeds = [request_seed(unique[key]) for key in batch]
+        return _forward(net, tokenizer, [texts[key] for key in batch], seeds, sampling)
+
+    for batch, made in run_batches(batches, forward):
         yield list(zip(batch, made, strict=True))
 
 
@@ -162,15 +154,32 @@ def _token_ids(tokenizer, texts: dict) -> dict:
     return dict(zip(texts, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
 
 
-def _batches(keys: list, lengths: dict, sampling: Sampling, runtime: Runtime) -> list[list]:
-    """keys, longest first, in batches of at most batch_size requests and batch_size × 512 tokens."""
+def cut_batches(keys: list, sizes: list[int], runtime: Runtime) -> list[list]:
+    """keys, longest first, in batches of at most batch_size requests and batch_size × 512 tokens; sizes in tokens."""
     batches, start = [], 0
     while start < len(keys):
-        longest = lengths[keys[start]] + sampling.max_new_tokens
-        size = max(1, min(runtime.batch_size, runtime.batch_size * _TOKENS_PER_REQUEST // longest))
+        size = max(1, min(runtime.batch_size, runtime.batch_size * _TOKENS_PER_REQUEST // max(1, sizes[start])))
         batches.append(keys[start : start + size])
         start += size
     return batches
+
+
+def run_batches(batches: list[list], forward):
+    """Yield (batch, forward(batch)) for each batch that is not empty; one that runs out of memory is halved."""
+    import torch
+
+    pending = [batch for batch in batches if batch]
+    while pending:
+        batch = pending.pop(0)
+        try:
+            made = forward(batch)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            continue
+        yield batch, made
 
 
 def _forward(net, tokenizer, texts: list[str], seeds: list[int], sampling: Sampling) -> list[Generation]:

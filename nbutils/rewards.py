@@ -5,10 +5,9 @@ import math
 from tqdm import tqdm
 
 from nbutils import models, paths
+from nbutils.generate import cut_batches, run_batches
 from nbutils.models import Runtime
 from nbutils.records import Journal
-
-_TOKENS_PER_REQUEST = 512
 
 
 def score(
@@ -62,26 +61,14 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
     texts = {pair: _render(tokenizer, *pair) for pair in pairs}
     ids = dict(zip(pairs, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
     order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
-    pending, start = [], 0
-    while start < len(order):
-        longest = max(1, len(ids[order[start]]))
-        size = max(1, min(runtime.batch_size, runtime.batch_size * _TOKENS_PER_REQUEST // longest))
-        pending.append(order[start : start + size])
-        start += size
-    while pending:
-        batch = pending.pop(0)
-        if all(pair in found for pair in batch):
-            continue
-        try:
-            inputs = tokenizer.pad({"input_ids": [ids[pair] for pair in batch]}, return_tensors="pt").to(net.device)
-            with torch.inference_mode():
-                values = net(**inputs).logits[:, 0].float().tolist()  # (B,)
-        except torch.cuda.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-            continue
+    batches = cut_batches(order, [len(ids[pair]) for pair in order], runtime)
+
+    def forward(batch):
+        inputs = tokenizer.pad({"input_ids": [ids[pair] for pair in batch]}, return_tensors="pt").to(net.device)
+        with torch.inference_mode():
+            return net(**inputs).logits[:, 0].float().tolist()  # (B,)
+
+    for batch, values in run_batches([batch for batch in batches if not found.keys() >= set(batch)], forward):
         yield [(pair, finite(value)) for pair, value in zip(batch, values, strict=True) if pair not in found]
 
 
