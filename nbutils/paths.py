@@ -5,7 +5,12 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from pathlib import Path
+
+# Every module imports this one first. tqdm would tell every notebook, with a path of this machine, that it lacks
+# widgets: text bars are what we want.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _WHOLE, _BLOCK = 256 * 2**20, 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

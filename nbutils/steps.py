@@ -9,12 +9,10 @@ import importlib.metadata
 import json
 import subprocess
 import time
-import warnings
 from pathlib import Path
 
 from nbutils import paths
 
-warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm in a notebook: text bars are what we want
 _VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "papermill", "numpy", "pandas")
 
 

@@ -258,6 +258,12 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def for_page(table: pd.DataFrame) -> pd.DataFrame:
+    """rounded(table) with blanks in the names, less cell, prompt_set and baseline where all rows agree on them."""
+    same = [name for name in ("cell", "prompt_set", "baseline") if name in table and table[name].nunique() == 1]
+    return rounded(table.drop(columns=same)).rename(columns=lambda name: name.replace("_", " "))
+
+
 def _shown(value, name: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"

@@ -223,3 +223,12 @@ def test_writing_again_writes_the_same_bytes(answers, verdicts, tmp_path):
     first = [path.read_bytes() for path in tables.write(table, tmp_path, "t")]
     assert [path.read_bytes() for path in tables.write(table, tmp_path, "t")] == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.md", "t.tex"]  # no scratch file stays
+
+
+def test_a_page_shows_no_column_that_says_the_same_in_every_row():
+    table = pd.DataFrame(
+        {"cell": ["a", "a"], "arm": ["nan", "poir"], "mean_reward": [1.0, math.nan], "prompt_set": ["x", "y"]}
+    )
+    shown = tables.for_page(table)
+    assert list(shown) == ["arm", "mean reward", "prompt set"]
+    assert list(shown["mean reward"]) == ["1.000", "–"] and list(shown.arm) == ["nan", "poir"]
