@@ -2,8 +2,12 @@
 
     maximise over ρ   E[ r(x, y) ] − λ · KL(ρ(·|x) ‖ ρ_sft(·|x)),   x' ~ ρ(·|x),  y ~ π_F(·|x')        (Eq. 9)
 
-Departure from the paper: the policy gradient is RLOO (leave-one-out baseline, no critic) from TRL. Its `beta`
-subtracts λ · Σ_t (log ρ − log ρ_sft) from each rewrite's reward, which is Eq. 9 as it stands.
+| algorithm | baseline of the policy gradient | where the KL stands |
+|---|---|---|
+| rloo | the prompt's other rewrites | λ · Σ_t (log ρ − log ρ_sft) off each rewrite's reward: Eq. 9 |
+| grpo | the prompt's group, over its SD | a k3 estimate per token, weight λ, in the loss: another objective |
+
+Both are TRL's, and have no critic. Departure from the paper: it trains by PPO.
 """
 
 import random
@@ -16,6 +20,7 @@ from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
 from nbutils.records import Prompt
 
+ALGORITHMS = ("rloo", "grpo")
 _NAMES = {
     "reward": "reward",
     "reward_std": "reward_sd",
@@ -67,8 +72,7 @@ def train(
     finite. A run that was killed goes on from its last complete checkpoint to the same numbers.
     """
     check(settings, prompts)
-    from trl import RLOOTrainer
-
+    config_class, trainer_class = _classes(settings.algorithm)
     policy = prompter if settings.policy == "prompter" else responder
     identity = [models.identity(each) for each in (policy, responder, reward_model)]
     work = training.checkpoint_folder(folder, asdict(settings), identity, [row.prompt_id for row in prompts])
@@ -76,10 +80,10 @@ def train(
     template = templates.load("meta_prompt", template_folder) if settings.policy == "prompter" else None
     reward = make_reward(responder, reward_model, settings, runtime)
     warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
-    trainer = RLOOTrainer(
+    trainer = trainer_class(
         model=models.resolve(policy),
         reward_funcs=reward,
-        args=_config(work, policy, settings, runtime),
+        args=_config(config_class, work, policy, settings, runtime),
         train_dataset=_dataset(drawn(prompts, settings), template),
         processing_class=tokenizer,
         peft_config=training.lora(settings.lora_rank),
@@ -92,8 +96,8 @@ def train(
 
 def check(settings: Settings, prompts: list[Prompt]) -> None:
     """ValueError, in one line, for settings that cannot train."""
-    if settings.algorithm != "rloo":
-        raise ValueError(f"algorithm {settings.algorithm!r}: wanted rloo")
+    if settings.algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm {settings.algorithm!r}: wanted one of {', '.join(ALGORITHMS)}")
     if settings.policy not in ("prompter", "responder"):
         raise ValueError(f"policy {settings.policy!r}: wanted prompter or responder")
     if settings.kl_weight <= 0:
@@ -101,7 +105,7 @@ def check(settings: Settings, prompts: list[Prompt]) -> None:
             f"kl_weight {settings.kl_weight}: wanted λ > 0; Eq. 9 has no optimum in closed form without it"
         )
     if settings.rewrites_per_prompt < 2:
-        raise ValueError(f"rewrites_per_prompt {settings.rewrites_per_prompt}: RLOO's baseline needs at least 2")
+        raise ValueError(f"rewrites_per_prompt {settings.rewrites_per_prompt}: the baseline needs at least 2")
     if not prompts:
         raise ValueError("no training prompt is left: every one is also a test prompt, or the set is empty")
 
@@ -138,13 +142,19 @@ def make_reward(responder: str, reward_model: str, settings: Settings, runtime: 
     return reward
 
 
-def _config(work: Path, policy: str, settings: Settings, runtime: Runtime):
-    from trl import RLOOConfig
+def _classes(algorithm: str):
+    """(config, trainer) of TRL for an algorithm. Both take the KL weight as `beta`; GRPO's own default would be 0."""
+    import trl
 
+    name = algorithm.upper()
+    return getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
+
+
+def _config(config_class, work: Path, policy: str, settings: Settings, runtime: Runtime):
     total = settings.prompts_per_step * settings.rewrites_per_prompt
     forward = max(size for size in range(1, min(runtime.batch_size, total) + 1) if total % size == 0)
     limit = settings.max_rewrite_tokens if settings.policy == "prompter" else settings.max_response_tokens
-    return RLOOConfig(
+    return config_class(
         **training.arguments(work, runtime, settings.seed, settings.save_steps),
         per_device_train_batch_size=forward,
         gradient_accumulation_steps=total // forward,

@@ -40,7 +40,7 @@ def train(folder, settings=SETTINGS, reward="sandbox/gold"):
     "change, line",
     [
         ({"kl_weight": 0.0}, "wanted λ > 0"),
-        ({"algorithm": "a2c"}, "wanted rloo"),
+        ({"algorithm": "a2c"}, "wanted one of rloo, grpo"),
         ({"policy": "judge"}, "wanted prompter or responder"),
         ({"rewrites_per_prompt": 1}, "at least 2"),
     ],
@@ -110,6 +110,21 @@ def test_killed_training_goes_on_to_the_same_model_and_frozen_models_stay_as_the
     again, _ = models.load_causal("sandbox/responder", Runtime(8))
     assert all(a.equal(b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
     assert json.loads((tmp_path / "whole" / "arm.json").read_text())["template"] == "meta_prompt"
+
+
+@pytest.mark.parametrize("algorithm", alignpro.ALGORITHMS)
+def test_every_algorithm_gets_the_kl_weight(tmp_path, algorithm):
+    """GRPO's own default is no KL at all."""
+    config, _ = alignpro._classes(algorithm)
+    made = alignpro._config(config, tmp_path, "sandbox/prompter", replace(SETTINGS, algorithm=algorithm), Runtime(8))
+    assert made.beta == SETTINGS.kl_weight and made.num_generations == 4 and made.max_steps == 4
+
+
+@pytest.mark.slow
+def test_grpo_trains_with_the_same_reward_and_the_same_names(tmp_path):
+    history = train(tmp_path / "grpo", replace(SETTINGS, algorithm="grpo", num_steps=2))
+    assert len(history) == 2 and {"reward", "kl", "entropy", "rewrite_tokens", "share_empty"} <= set(history[0])
+    assert history[0]["kl"] == 0.0 and (tmp_path / "grpo" / "model" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
