@@ -4,10 +4,13 @@
 
 | algorithm | baseline of the policy gradient | where the KL stands |
 |---|---|---|
+| ppo | a critic (nbutils.ppo); two clipped epochs per rollout | λ (log ρ − log ρ_sft) off each token's reward: Eq. 9 |
 | rloo | the prompt's other rewrites | λ · Σ_t (log ρ − log ρ_sft) off each rewrite's reward: Eq. 9 |
 | grpo | the prompt's group, over its SD | a k3 estimate per token, weight λ, in the loss: another objective |
 
-Both are TRL's, and have no critic. Departure from the paper: it trains by PPO.
+rloo and grpo are TRL's. The paper trains by ppo; rloo is the default because it does more with as many rollouts on
+the sandbox (60 of 64 rewrites, seed 0: mean gold reward 0.99; grpo 1.00; ppo 0.89).
+A step is one rollout of prompts_per_step × rewrites_per_prompt rewrites, whatever number of updates is made of it.
 """
 
 import random
@@ -20,7 +23,7 @@ from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
 from nbutils.records import Prompt
 
-ALGORITHMS = ("rloo", "grpo")
+ALGORITHMS = ("ppo", "rloo", "grpo")
 _NAMES = {
     "reward": "reward",
     "reward_std": "reward_sd",
@@ -31,6 +34,9 @@ _NAMES = {
     "empty": "share_empty",
     "unchanged": "share_unchanged",
     "unscored": "share_unscored",
+    "value_loss": "value_loss",
+    "explained_variance": "explained_variance",
+    "clip_fraction": "clip_fraction",
     "learning_rate": "learning_rate",
     "step_time": "seconds",
 }
@@ -91,7 +97,7 @@ def train(
     history = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")
     arms.write_arm(folder, settings.policy, "meta_prompt" if settings.policy == "prompter" else None, None)
-    return _write_history(folder, history)
+    return _write_history(folder, history, updates_per_step(settings))
 
 
 def check(settings: Settings, prompts: list[Prompt]) -> None:
@@ -104,7 +110,7 @@ def check(settings: Settings, prompts: list[Prompt]) -> None:
         raise ValueError(
             f"kl_weight {settings.kl_weight}: wanted λ > 0; Eq. 9 has no optimum in closed form without it"
         )
-    if settings.rewrites_per_prompt < 2:
+    if settings.rewrites_per_prompt < 2 and settings.algorithm != "ppo":
         raise ValueError(f"rewrites_per_prompt {settings.rewrites_per_prompt}: the baseline needs at least 2")
     if not prompts:
         raise ValueError("no training prompt is left: every one is also a test prompt, or the set is empty")
@@ -143,7 +149,11 @@ def make_reward(responder: str, reward_model: str, settings: Settings, runtime: 
 
 
 def _classes(algorithm: str):
-    """(config, trainer) of TRL for an algorithm. Both take the KL weight as `beta`; GRPO's own default would be 0."""
+    """(config, trainer) of an algorithm. All take the KL weight as `beta`; GRPO's own default would be 0."""
+    if algorithm == "ppo":
+        from nbutils.ppo import PPOConfig, PPOTrainer
+
+        return PPOConfig, PPOTrainer
     import trl
 
     name = algorithm.upper()
@@ -154,8 +164,10 @@ def _config(config_class, work: Path, policy: str, settings: Settings, runtime: 
     total = settings.prompts_per_step * settings.rewrites_per_prompt
     forward = max(size for size in range(1, min(runtime.batch_size, total) + 1) if total % size == 0)
     limit = settings.max_rewrite_tokens if settings.policy == "prompter" else settings.max_response_tokens
+    updates = updates_per_step(settings)
     return config_class(
-        **training.arguments(work, runtime, settings.seed, settings.save_steps),
+        **training.arguments(work, runtime, settings.seed, settings.save_steps * updates),
+        num_iterations=updates,
         per_device_train_batch_size=forward,
         gradient_accumulation_steps=total // forward,
         num_generations=settings.rewrites_per_prompt,
@@ -164,10 +176,15 @@ def _config(config_class, work: Path, policy: str, settings: Settings, runtime: 
         beta=settings.kl_weight,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
-        max_steps=settings.num_steps,
+        max_steps=settings.num_steps * updates,
         model_init_kwargs=models.load_kwargs(policy, runtime),
         shuffle_dataset=False,
     )
+
+
+def updates_per_step(settings: Settings) -> int:
+    """Optimiser steps made of one rollout: PPO goes over it twice."""
+    return 2 if settings.algorithm == "ppo" else 1
 
 
 def drawn(prompts: list[Prompt], settings: Settings) -> list[Prompt]:
@@ -190,11 +207,19 @@ def _dataset(prompts: list[Prompt], template):
     return Dataset.from_dict({"prompt": turns, "x": texts})
 
 
-def _write_history(folder: Path, rows: list[dict]) -> list[dict]:
-    """history.jsonl, KL in nats per completion (TRL logs it per token)."""
+def _write_history(folder: Path, rows: list[dict], updates: int) -> list[dict]:
+    """history.jsonl: a row per rollout, its last update's losses; KL in nats per completion (TRL logs it per token)."""
     from nbutils.records import read_rows
 
+    rollouts: dict[int, dict] = {}
+    for row in rows:
+        if "loss" in row:
+            number = (row["step"] - 1) // updates + 1
+            known = rollouts.get(number, {})
+            seconds = known.get("step_time", 0.0) + row.get("step_time", 0.0)
+            rollouts[number] = known | row | {"step": number, "step_time": seconds}
     per_sequence = [
-        row | {"kl": row["kl"] * row["completions/mean_length"]} if row.get("kl") is not None else row for row in rows
+        row | {"kl": row["kl"] * row["completions/mean_length"]} if row.get("kl") is not None else row
+        for row in rollouts.values()
     ]
     return read_rows(training.write_history(Path(folder) / "history.jsonl", per_sequence, _NAMES))

@@ -40,7 +40,7 @@ def train(folder, settings=SETTINGS, reward="sandbox/gold"):
     "change, line",
     [
         ({"kl_weight": 0.0}, "wanted λ > 0"),
-        ({"algorithm": "a2c"}, "wanted one of rloo, grpo"),
+        ({"algorithm": "a2c"}, "wanted one of ppo, rloo, grpo"),
         ({"policy": "judge"}, "wanted prompter or responder"),
         ({"rewrites_per_prompt": 1}, "at least 2"),
     ],
@@ -117,14 +117,20 @@ def test_every_algorithm_gets_the_kl_weight(tmp_path, algorithm):
     """GRPO's own default is no KL at all."""
     config, _ = alignpro._classes(algorithm)
     made = alignpro._config(config, tmp_path, "sandbox/prompter", replace(SETTINGS, algorithm=algorithm), Runtime(8))
-    assert made.beta == SETTINGS.kl_weight and made.num_generations == 4 and made.max_steps == 4
+    updates = 2 if algorithm == "ppo" else 1
+    assert made.beta == SETTINGS.kl_weight and made.num_generations == 4 and made.max_steps == 4 * updates
 
 
 @pytest.mark.slow
-def test_grpo_trains_with_the_same_reward_and_the_same_names(tmp_path):
-    history = train(tmp_path / "grpo", replace(SETTINGS, algorithm="grpo", num_steps=2))
-    assert len(history) == 2 and {"reward", "kl", "entropy", "rewrite_tokens", "share_empty"} <= set(history[0])
-    assert history[0]["kl"] == 0.0 and (tmp_path / "grpo" / "model" / "model.safetensors").exists()
+@pytest.mark.parametrize("algorithm", alignpro.ALGORITHMS)
+def test_every_algorithm_logs_a_row_per_rollout_under_the_same_names(tmp_path, algorithm):
+    history = train(tmp_path / algorithm, replace(SETTINGS, algorithm=algorithm, num_steps=2))
+    assert [row["step"] for row in history] == [1, 2]
+    assert all({"reward", "kl", "entropy", "rewrite_tokens", "share_empty"} <= set(row) for row in history)
+    assert ({"value_loss", "clip_fraction"} <= set(history[0])) == (algorithm == "ppo")
+    assert history[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    net, _ = models.load_causal(str(tmp_path / algorithm / "model"), Runtime(8))
+    assert not [name for name, _ in net.named_parameters() if "value_head" in name]
 
 
 @pytest.mark.slow

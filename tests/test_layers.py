@@ -16,7 +16,7 @@ PACKAGE = ROOT / "nbutils"
 LAYERS = (
     ("paths", "records", "stats", "templates", "redaction", "params", "experiments", "steps"),
     ("novelty", "models", "generate", "readers", "hub", "data", "tables", "plots", "gather"),
-    ("rewards", "judge", "arms", "training", "collect", "theory", "alignpro", "poir"),
+    ("rewards", "judge", "arms", "training", "collect", "theory", "ppo", "alignpro", "poir"),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "cli"),
 )
 MODULES = [module for layer in LAYERS for module in layer]
