@@ -50,6 +50,13 @@ def imports_of(path, package="nbutils"):
     return imported_names(ast.parse(path.read_text(encoding="utf-8"), str(path)), package)
 
 
+def imports_of_module(module):
+    """Of a module, or of all files of a package such as plots, its own left out."""
+    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).glob("*.py")
+    names = set().union(*(imports_of(path, f"nbutils.{module}") for path in files))
+    return {name for name in names if not name.startswith(f"nbutils.{module}")}
+
+
 def sandbox_files():
     return sorted((PACKAGE / "sandbox").glob("*.py"))
 
@@ -71,7 +78,8 @@ def later():
 
 
 def test_every_module_has_its_layer():
-    assert sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__") == sorted(MODULES)
+    found = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert found - {"__init__", "sandbox"} == set(MODULES)
 
 
 def test_readme_shows_the_same_layers():
@@ -85,8 +93,8 @@ def test_imports_go_downward(module):
     allowed = set(MODULES[: MODULES.index(module)])
     if module in METHODS:
         allowed -= METHODS
-    upward = house_modules(imports_of(PACKAGE / f"{module}.py")) - allowed
-    assert not upward, f"nbutils/{module}.py imports {sorted(upward)}; allowed: {sorted(allowed)}"
+    upward = house_modules(imports_of_module(module)) - allowed
+    assert not upward, f"nbutils/{module} imports {sorted(upward)}; allowed: {sorted(allowed)}"
 
 
 def test_package_itself_imports_nothing():
@@ -112,7 +120,7 @@ def test_notebooks_use_neither_the_runner_nor_the_sandbox():
 
 @pytest.mark.parametrize("module", NO_TORCH)
 def test_no_torch_where_none_is_needed(module):
-    roots = {name.split(".")[0] for name in imports_of(PACKAGE / f"{module}.py")}
+    roots = {name.split(".")[0] for name in imports_of_module(module)}
     assert not roots & HEAVY
 
 

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from nbutils import plots, tables
+from nbutils.plots import parts
+from nbutils.plots.training import _smoothed
 
 NAN = float("nan")
 
@@ -113,7 +115,7 @@ def test_mean_rewards_are_where_and_what_they_are():
     figure = plots.reward_means(summary(("nan", "alignpro", "poir")))
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [float(dot.get_xdata()[0]) for dot in dots] == [-0.25, 0.75, 1.75]
-    assert [dot.get_color() for dot in dots] == [plots.ARM_COLORS[arm] for arm in ("nan", "alignpro", "poir")]
+    assert [dot.get_color() for dot in dots] == [parts.ARM_COLORS[arm] for arm in ("nan", "alignpro", "poir")]
     ends = [line.get_xdata().tolist() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert ends == [[-0.5, 0.0], [0.5, 1.0], [1.5, 2.0]]
     assert {"−0.25", "0.75", "1.75"} <= set(texts(figure))
@@ -173,14 +175,14 @@ def test_curves_draw_what_exists_and_nothing_from_nan():
     smooth = visible[0].lines[1].get_ydata()
     assert np.isnan(smooth[10:13]).all() and np.isfinite(np.delete(smooth, [10, 11, 12])).all()
     assert says(figure, "3 missing values not drawn")
-    assert visible[0].lines[2].get_color() == plots.ARM_COLORS["rlhf"]
+    assert visible[0].lines[2].get_color() == parts.ARM_COLORS["rlhf"]
 
 
 def test_smoothing_keeps_a_straight_line_straight():
     line = np.arange(50.0)
-    smooth = plots._smoothed(line)
+    smooth = _smoothed(line)
     assert smooth[5:-5] == pytest.approx(line[5:-5]) and len(smooth) == 50
-    assert plots._smoothed(line[:10]).tolist() == line[:10].tolist()
+    assert _smoothed(line[:10]).tolist() == line[:10].tolist()
 
 
 def test_score_shares_and_means_by_round():
@@ -205,7 +207,7 @@ def test_no_data_gives_a_figure_that_says_so(draw, data, empty):
 
 @each_figure
 def test_all_missing_values_give_a_figure(draw, data):
-    table = plots._frame(data())
+    table = parts.frame(data())
     numbers = [name for name in table.select_dtypes("number") if name not in ("round", "step", "num_prompts", "sample")]
     assert texts(draw(table.assign(**dict.fromkeys(numbers, None))))
     assert texts(draw(table.assign(**dict.fromkeys(numbers, NAN))))
@@ -218,7 +220,7 @@ NASTY = (LONG, "$x^{$ \\frac{", "a\nb\ud800", "<script>שלום%s {0}")
 @pytest.mark.filterwarnings("ignore:.*missing from font.*")
 @each_figure
 def test_long_and_odd_names_are_only_text(draw, data):
-    table = plots._frame(data())
+    table = parts.frame(data())
     if "arm" in table:
         table = pd.concat([table.assign(arm=name, prompt_set=name, cell=name) for name in NASTY])
     if "stage" in table:
@@ -245,9 +247,9 @@ def test_everything_drawn_lies_inside_the_figure(draw, data):
 
 
 def test_an_arm_has_one_colour_everywhere():
-    assert plots.arm_color("alignpro") == "#0072b2"
-    assert plots.arm_color("chain:a+b") == plots.arm_color("chain:a+b") in plots.OTHER_COLORS
-    assert len(set(plots.ARM_COLORS.values())) == len(tables.ARMS) and set(plots.ARM_COLORS) == set(tables.ARMS)
+    assert parts.arm_color("alignpro") == "#0072b2"
+    assert parts.arm_color("chain:a+b") == parts.arm_color("chain:a+b") in parts.OTHER_COLORS
+    assert len(set(parts.ARM_COLORS.values())) == len(tables.ARMS) and set(parts.ARM_COLORS) == set(tables.ARMS)
 
 
 @each_figure

@@ -1,0 +1,22 @@
+"""The workbook's figures: one function each, rows or a table -> a matplotlib Figure; `save` writes png, svg and csv.
+
+An arm has one colour in every figure. Data that is empty or all missing gives a figure that says so. Figures are
+pyplot's: a notebook shows them by itself where the cell does not end with one (`plots.reward_means(summary);`).
+"""
+
+from nbutils.plots.collection import collection_funnel, score_rounds
+from nbutils.plots.evaluation import reward_distributions, reward_means, reward_variances, win_tie_lose
+from nbutils.plots.parts import save
+from nbutils.plots.training import preference_curves, training_curves
+
+__all__ = [
+    "collection_funnel",
+    "preference_curves",
+    "reward_distributions",
+    "reward_means",
+    "reward_variances",
+    "save",
+    "score_rounds",
+    "training_curves",
+    "win_tie_lose",
+]

@@ -1,0 +1,118 @@
+"""Training curves: one panel per logged quantity, a line per arm."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from nbutils import tables
+from nbutils.plots.parts import (
+    FAINT,
+    INK,
+    REWARD_UNITS,
+    SMOOTH_FROM,
+    arm_color,
+    counted,
+    frame,
+    named,
+    new_figure,
+    nothing,
+    num_columns,
+    numbers,
+    short,
+)
+
+# column names that a history may use, the title, its unit; a sequence is what the policy writes: rewrite or response
+TRAINING_PANELS = (
+    (("reward", "mean_reward"), "Reward", REWARD_UNITS),
+    (("kl",), "KL to the start", "KL (nats per sequence)"),
+    (("entropy",), "Entropy", "entropy (nats per token)"),
+    (
+        ("num_tokens", "rewrite_tokens", "mean_length", "completion_length"),
+        "Length",
+        "length (tokens per sequence)",
+    ),
+    (("reward_sd", "reward_std"), "Spread of rewards", "SD of rewards (reward-model units)"),
+)
+PREFERENCE_PANELS = (
+    (("loss",), "Loss", "loss (nats)"),
+    (("margin",), "Reward margin", "chosen − rejected (nats)"),
+    (("accuracy",), "Accuracy", "share right (sft: of tokens)"),
+    (("logps_chosen", "logps_rejected"), "Log-probabilities", "log p (nats per completion)"),
+)
+
+
+def training_curves(history):
+    """Reward, KL, entropy, length by training step (those that exist), a line per arm. history: rows with step, arm."""
+    return _curves("Reinforcement learning", history, TRAINING_PANELS)
+
+
+def preference_curves(history):
+    """Loss, margin, accuracy, log-probabilities by training step, a line per arm. history: rows with step, arm."""
+    return _curves("Preference training", history, PREFERENCE_PANELS)
+
+
+def _curves(title: str, history, panels):
+    """Small multiples, a column per quantity and a row per cell; a missing value breaks its line."""
+    table = frame(history)
+    found = [(present, *rest) for names, *rest in panels if (present := _present(table, names))]
+    if not found or not np.isfinite(numbers(table, "step")).any():
+        return nothing(title, "no logged step has a value to draw")
+    table = named(table, "cell", "arm")
+    cells, arms = sorted(set(table["cell"])), tables.arm_order(table["arm"])
+    columns = len(found) if len(cells) > 1 else num_columns(len(found))
+    lines = len(cells) if len(cells) > 1 else -(-len(found) // columns)
+    key = {arm: arm_color(arm) for arm in arms if arm}
+    figure = new_figure(max(3.5 * columns, 5.2), 2.5 * lines, title, _curve_subtitle(table, found), key)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes[len(found) * len(cells) :]:
+        axis.set_visible(False)
+    for i, cell in enumerate(cells):
+        for axis, (names, panel, unit) in zip(axes[i * len(found) :], found, strict=False):
+            _curve_panel(axis, table[table["cell"] == cell], names, arms)
+            axis.set_title(f"{short(cell, 22)} · {panel}" if len(cells) > 1 and cell else panel, pad=6)
+            axis.set(ylabel=unit, xlabel="training step")
+    return figure
+
+
+def _present(table: pd.DataFrame, names) -> list[str]:
+    """The first of the synonyms that holds a number; both of a chosen/rejected pair."""
+    held = [name for name in names if np.isfinite(numbers(table, name)).any()]
+    return held if names[0].startswith("logps") else held[:1]
+
+
+def _curve_subtitle(table: pd.DataFrame, found) -> str:
+    names = [name for columns, *_ in found for name in columns]
+    groups = [np.isnan(numbers(part, name)) for _, part in table.groupby(["cell", "arm"]) for name in names]
+    absent = sum(int(holes.sum()) for holes in groups if not holes.all())  # not what an arm never logs
+    num_steps = table["step"].nunique()
+    text = f"n = {counted(num_steps, 'logged step')}"
+    text += ", thin as logged, bold averaged over about a tenth of them" if num_steps >= SMOOTH_FROM else ""
+    text += " · chosen solid, rejected dashed" if "logps_rejected" in names else ""
+    return text + (f" · {counted(absent, 'missing value')} not drawn" if absent else "")
+
+
+def _curve_panel(axis, table: pd.DataFrame, names, arms) -> None:
+    if not any(np.isfinite(numbers(table, name)).any() for name in names):
+        axis.text(0.5, 0.5, "none logged", transform=axis.transAxes, ha="center", color=FAINT, style="italic")
+        axis.set(xticks=[], yticks=[])
+        return
+    for arm in arms:
+        rows = table[table["arm"] == arm].sort_values("step", kind="stable")
+        steps = numbers(rows, "step")
+        for name, style in zip(names, ("-", (0, (3, 1.5))), strict=False):
+            values = numbers(rows, name)
+            smooth = _smoothed(values)
+            axis.plot(steps, values, color=arm_color(arm) if arm else INK, lw=0.8, alpha=0.35, ls=style)
+            mark = "o" if np.isfinite(smooth).sum() < 12 else None
+            axis.plot(steps, smooth, color=arm_color(arm) if arm else INK, lw=1.9, ls=style, marker=mark, ms=4)
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    axis.tick_params(length=0)
+    axis.margins(x=0.02)
+
+
+def _smoothed(values) -> np.ndarray:
+    """Centred mean over a tenth of the steps (3 at least, none below SMOOTH_FROM); a gap stays a gap."""
+    window = max(3, len(values) // 10) if len(values) >= SMOOTH_FROM else 1
+    smooth = pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
+    return np.where(np.isnan(values), np.nan, smooth)
