@@ -13,15 +13,21 @@ the sandbox (60 of 64 rewrites, seed 0: mean gold reward 0.99; grpo 1.00; ppo 0.
 A step is one rollout of prompts_per_step × rewrites_per_prompt rewrites, whatever number of updates is made of it.
 """
 
+import os
 import random
+import shutil
+import statistics
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from nbutils import arms, models, rewards, templates, training
+from transformers import TrainerCallback
+
+from nbutils import arms, models, novelty, rewards, templates, training
 from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
-from nbutils.records import Prompt
+from nbutils.records import Journal, Prompt
 
 ALGORITHMS = ("ppo", "rloo", "grpo")
 _NAMES = {
@@ -33,6 +39,8 @@ _NAMES = {
     "completions/clipped_ratio": "share_cut_off",
     "empty": "share_empty",
     "unchanged": "share_unchanged",
+    "answered": "share_answered",
+    "raw_reward": "raw_reward",
     "unscored": "share_unscored",
     "value_loss": "value_loss",
     "explained_variance": "explained_variance",
@@ -44,7 +52,12 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """policy: prompter (Eq. 9) | responder (Eq. 2, the RLHF oracle). kl_weight: λ or β, reward units per nat."""
+    """policy: prompter (Eq. 9) | responder (Eq. 2, the RLHF oracle). kl_weight: λ or β, reward units per nat.
+
+    num_responses: to each rewrite, their rewards averaged. reference_responses: r(x, y) less the mean reward of so many
+    responses to x itself; 0: off. length_penalty: reward units per token of the rewrite (of the response, for policy
+    responder).
+    """
 
     policy: str
     algorithm: str
@@ -59,6 +72,16 @@ class Settings:
     max_response_tokens: int
     save_steps: int
     seed: int
+    num_responses: int = 1
+    reference_responses: int = 0
+    length_penalty: float = 0.0
+
+
+class Trained(NamedTuple):
+    """history: one row per rollout; checkpoints: {"step N" | "trained": model folder}, in order of training."""
+
+    history: list[dict]
+    checkpoints: dict[str, str]
 
 
 def train(
@@ -70,12 +93,13 @@ def train(
     folder: Path,
     template_folder: str,
     runtime: Runtime = Runtime(),
-) -> list[dict]:
-    """Train the policy on prompts; writes model/, arm.json and history.jsonl into folder and returns history's rows.
+) -> Trained:
+    """Train the policy on prompts; writes model/, arm.json, history.jsonl and the journal of responses into folder.
 
     prompts: x, drawn in shuffled order and repeated as often as num_steps asks; responder and reward model never
     meet the optimiser. Raises ValueError for settings that cannot work, FloatingPointError for numbers that are not
-    finite. A run that was killed goes on from its last complete checkpoint to the same numbers.
+    finite, naming the last good checkpoint. A run that was killed goes on from its last complete checkpoint to the same
+    numbers, and asks for no response again.
     """
     check(settings, prompts)
     config_class, trainer_class = _classes(settings.algorithm)
@@ -84,20 +108,22 @@ def train(
     work = training.checkpoint_folder(folder, asdict(settings), identity, [row.prompt_id for row in prompts])
     tokenizer = models.load_tokenizer(policy, runtime)
     template = templates.load("meta_prompt", template_folder) if settings.policy == "prompter" else None
-    reward = make_reward(responder, reward_model, settings, runtime)
     warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
-    trainer = trainer_class(
-        model=models.resolve(policy),
-        reward_funcs=reward,
-        args=_config(config_class, work, policy, settings, runtime),
-        train_dataset=_dataset(drawn(prompts, settings), template),
-        processing_class=tokenizer,
-        peft_config=training.lora(settings.lora_rank),
-    )
-    history = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
+    with Journal(Path(folder) / "journal.jsonl") as journal:
+        trainer = trainer_class(
+            model=models.resolve(policy),
+            reward_funcs=make_reward(responder, reward_model, settings, runtime, journal, work),
+            args=_config(config_class, work, policy, settings, runtime),
+            train_dataset=_dataset(drawn(prompts, settings), template),
+            processing_class=tokenizer,
+            peft_config=training.lora(settings.lora_rank),
+            callbacks=[_KeepSnapshots(work)],
+        )
+        logged = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")
     arms.write_arm(folder, settings.policy, "meta_prompt" if settings.policy == "prompter" else None, None)
-    return _write_history(folder, history, updates_per_step(settings))
+    history = _write_history(folder, logged, updates_per_step(settings))
+    return Trained(history, _snapshots(work, settings) | {"trained": str(Path(folder) / "model")})
 
 
 def check(settings: Settings, prompts: list[Prompt]) -> None:
@@ -116,36 +142,95 @@ def check(settings: Settings, prompts: list[Prompt]) -> None:
         raise ValueError("no training prompt is left: every one is also a test prompt, or the set is empty")
 
 
-def short_enough(prompts: list[Prompt], policy: str, max_tokens: int, runtime: Runtime) -> list[Prompt]:
-    """The prompts of at most max_tokens tokens by the policy's tokenizer, in order."""
+def fit(prompts: list[Prompt], policy: str, max_tokens: int, how: str, runtime: Runtime) -> tuple[list[Prompt], int]:
+    """(prompts of at most max_tokens tokens by the policy's tokenizer, in order; how many were longer).
+
+    how: drop leaves longer ones out, truncate keeps their first max_tokens tokens under the same prompt_id.
+    """
     tokenizer = models.load_tokenizer(policy, runtime)
-    lengths = [len(ids) for ids in tokenizer([row.prompt for row in prompts])["input_ids"]] if prompts else []
-    return [row for row, length in zip(prompts, lengths, strict=True) if length <= max_tokens]
+    texts = [row.prompt for row in prompts]
+    tokens = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    kept = [
+        row if len(ids) <= max_tokens else replace(row, prompt=tokenizer.decode(ids[:max_tokens]).strip())
+        for row, ids in zip(prompts, tokens, strict=True)
+        if len(ids) <= max_tokens or how == "truncate"
+    ]
+    return kept, sum(len(ids) > max_tokens for ids in tokens)
 
 
-def make_reward(responder: str, reward_model: str, settings: Settings, runtime: Runtime):
+def make_reward(
+    responder: str,
+    reward_model: str,
+    settings: Settings,
+    runtime: Runtime,
+    journal: Journal | None = None,
+    work: Path | None = None,
+):
     """TRL reward function: completions → rewards r(x, y), None where the response or its score is missing.
 
     For policy prompter, y comes from the frozen responder through the same `generate` as in evaluation, seeded per
-    step so that a resumed run draws the same responses; for policy responder the completion is y itself.
+    step so that a resumed run draws the same responses; for policy responder the completion is y itself. Responses and
+    scores are cached in the journal by (x, x', responder, sampling, sample). FloatingPointError for a score that is NaN
+    or infinite.
     """
     sampling = Sampling(settings.temperature, max_new_tokens=settings.max_response_tokens, seed=settings.seed)
 
-    def reward(completions, x, trainer_state, log_metric, **_):
+    def answered(prompts, samples):
+        made = generate(responder, prompts, sampling, runtime, journal, samples)
+        return [None if each.reason else each.text for each in made]
+
+    def scored(prompts, responses):
+        try:
+            return rewards.score(reward_model, prompts, responses, runtime, journal, only_finite=True)
+        except FloatingPointError as error:
+            raise FloatingPointError(training.stopped(str(error), work)) from None
+
+    def reward(completions, completion_ids, x, trainer_state, log_metric, **_):
         texts = [turns[0]["content"] for turns in completions]
         if settings.policy == "responder":
-            return rewards.score(reward_model, x, texts, runtime)
-        rewrites = [arms.clean_rewrite(text) for text in texts]
-        log_metric("empty", sum(not text for text in rewrites) / len(rewrites))
-        log_metric("unchanged", sum(a == b for a, b in zip(rewrites, x, strict=True)) / len(rewrites))
-        sent = [arms.sent(text, prompt) for text, prompt in zip(rewrites, x, strict=True)]
-        samples = [trainer_state.global_step * len(sent) + row for row in range(len(sent))]
-        made = generate(responder, sent, sampling, runtime, samples=samples)
-        scores = rewards.score(reward_model, x, [None if each.reason else each.text for each in made], runtime)
+            scores = scored(x, texts)
+        else:
+            number, step = settings.num_responses, trainer_state.global_step
+            rewrites = [arms.clean_rewrite(text) for text in texts]
+            asked = [prompt for prompt in x for _ in range(number)]
+            sent = [arms.sent(*pair) for pair in zip(rewrites, x, strict=True) for _ in range(number)]
+            responses = answered(sent, range(step * len(sent), (step + 1) * len(sent)))
+            scores = rewards.means(scored(asked, responses), number)
+            _log_odd(log_metric, x, rewrites, responses[::number])
         log_metric("unscored", sum(score is None for score in scores) / len(scores))
-        return scores
+        return adjusted(scores, completion_ids, x, log_metric)
+
+    def adjusted(scores, completion_ids, x, log_metric):
+        """The scores with reference offset and length penalty, where these are on; raw_reward is logged then."""
+        if not settings.reference_responses and not settings.length_penalty:
+            return scores
+        known = [score for score in scores if score is not None]
+        log_metric("raw_reward", statistics.fmean(known) if known else float("nan"))
+        offsets, penalty = [0.0] * len(x), settings.length_penalty
+        if number := settings.reference_responses:
+            unique = list(dict.fromkeys(x))
+            asked = [prompt for prompt in unique for _ in range(number)]
+            own = rewards.means(scored(asked, answered(asked, list(range(number)) * len(unique))), number)
+            reference = dict(zip(unique, own, strict=True))
+            offsets = [reference[prompt] for prompt in x]
+        rows = zip(scores, offsets, completion_ids, strict=True)
+        return [None if None in (r, offset) else r - offset - penalty * len(ids) for r, offset, ids in rows]
 
     return reward
+
+
+def _log_odd(log_metric, prompts: list[str], rewrites: list[str], responses: list[str | None]) -> None:
+    """Shares of rewrites that are empty, that are the prompt, and that answer it: nearer to a response than to x."""
+    log_metric("empty", sum(not text for text in rewrites) / len(rewrites))
+    log_metric("unchanged", sum(a == b for a, b in zip(rewrites, prompts, strict=True)) / len(rewrites))
+    rows = zip(rewrites, prompts, responses, strict=True)
+    log_metric("answered", sum(is_answer(*row) for row in rows) / len(rewrites))
+
+
+def is_answer(rewrite: str, prompt: str, response: str | None) -> bool:
+    """Whether a rewrite reads as an answer: ROUGE-L with its response above 0.5 and above that with the prompt."""
+    near = novelty.rouge_l(rewrite, response) if response else 0.0
+    return near > 0.5 and near > novelty.rouge_l(rewrite, prompt)
 
 
 def _classes(algorithm: str):
@@ -177,9 +262,59 @@ def _config(config_class, work: Path, policy: str, settings: Settings, runtime: 
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
         max_steps=settings.num_steps * updates,
-        model_init_kwargs=models.load_kwargs(policy, runtime),
+        model_init_kwargs=training.load_kwargs(policy, runtime, settings.lora_rank),
         shuffle_dataset=False,
     )
+
+
+_STATE = (
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "trainer_state",
+    "training_args",
+    "complete",
+    "value_head",
+    "critic",
+    "ppo",
+)
+
+
+class _KeepSnapshots(TrainerCallback):
+    """Keeps the weights of every checkpoint beside it, by hard links: the points of the reward-KL frontier."""
+
+    def __init__(self, work: Path):
+        self.work = work
+
+    def on_train_begin(self, args, state, control, **_):
+        for path in self.work.glob("checkpoint-*"):
+            self._keep(path)
+
+    def on_save(self, args, state, control, **_):
+        if state.is_world_process_zero:
+            self._keep(self.work / f"checkpoint-{state.global_step}")
+
+    def _keep(self, checkpoint: Path) -> None:
+        target = self.work / checkpoint.name.replace("checkpoint", "snapshot")
+        scratch = target.with_name(f".{target.name}.linking")
+        if target.exists() or not checkpoint.is_dir():
+            return
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        for file in checkpoint.iterdir():
+            if file.is_file() and not file.name.startswith(_STATE):
+                try:
+                    os.link(file, scratch / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copy2(file, scratch / file.name)
+        scratch.rename(target)
+
+
+def _snapshots(work: Path, settings: Settings) -> dict[str, str]:
+    """{"step N": folder} of the checkpoints before the last step, in order; steps are rollouts."""
+    updates = updates_per_step(settings)
+    found = {int(path.name.split("-")[1]) // updates: str(path) for path in Path(work).glob("snapshot-*")}
+    return {f"step {step}": found[step] for step in sorted(found) if step < settings.num_steps}
 
 
 def updates_per_step(settings: Settings) -> int:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbutils import models, paths, templates
+from nbutils import models, paths, rewards, templates, theory
 from nbutils.generate import Generation, Sampling, generate
 from nbutils.models import Runtime
 from nbutils.records import Answer, Journal, Prompt
@@ -23,19 +23,35 @@ class Prompter:
 
 
 @dataclass(frozen=True)
+class Tilt:
+    """Lemma 5.1 without training: of num_rewrites rewrites one is drawn with weight exp(R(x, x') / λ), R(x, x') being
+    the mean reward of num_responses responses. kl_weight: λ > 0, reward units per nat."""
+
+    reward_model: str
+    kl_weight: float
+    num_rewrites: int
+    num_responses: int
+
+
+@dataclass(frozen=True)
 class Arm:
-    """x → prompters[0] → … → x' → responder → y."""
+    """x → prompters[0] → … → x' → responder → y; with a tilt x' is chosen among the one prompter's rewrites."""
 
     name: str
     prompters: tuple[Prompter, ...]
     responder: str
+    tilt: Tilt | None = None
 
 
-def build(name: str, cell_folder: Path, prompter: str, responder: str) -> Arm:
-    """The arm called name: nan, untrained, bpo, chain:a+b, or a training step of this cell (its arm.json says how).
+def build(name: str, cell_folder: Path, prompter: str, responder: str, tilt: Tilt | None = None) -> Arm:
+    """The arm called name: nan, untrained, tilted, bpo, chain:a+b, or a training step of this cell (see its arm.json).
 
-    Raises ValueError for a name that is none of them, naming the closest.
+    Raises ValueError for a name that is none of them, naming the closest, and for tilted without a tilt.
     """
+    if name == "tilted":
+        if tilt is None:
+            raise ValueError("arm 'tilted' stands for itself: it has no place in a chain")
+        return Arm(name, (Prompter(prompter),), responder, tilt)
     if name == "nan":
         return Arm(name, (), responder)
     if name == "untrained":
@@ -51,7 +67,14 @@ def build(name: str, cell_folder: Path, prompter: str, responder: str) -> Arm:
 def _trained(name: str, cell_folder: Path, responder: str) -> Arm:
     path = cell_folder / name / "arm.json"
     if not path.exists():
-        known = ["nan", "untrained", "bpo", "chain:a+b", *sorted(p.parent.name for p in cell_folder.glob("*/arm.json"))]
+        known = [
+            "nan",
+            "untrained",
+            "tilted",
+            "bpo",
+            "chain:a+b",
+            *sorted(p.parent.name for p in cell_folder.glob("*/arm.json")),
+        ]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise ValueError(
@@ -116,6 +139,52 @@ def rewrite(
     return trail
 
 
+def tilted_rewrites(
+    arm: Arm,
+    prompts: list[str],
+    samples: list[int],
+    folder: str,
+    rewriting: Sampling,
+    responding: Sampling,
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    label: str | None = None,
+) -> list[list[str]]:
+    """One rewrite of each prompt, drawn from ρ*(x'|x) of Eq. 10 over samples of the untrained prompter.
+
+    The responses that weigh a rewrite are others than the one that the arm answers with. A rewrite without a reward is
+    never drawn; where none has one, the first is.
+    """
+    tilt, base = arm.tilt, Arm("untrained", arm.prompters, arm.responder)
+    rows = [(prompt, sample * tilt.num_rewrites + i) for prompt, sample in zip(prompts, samples, strict=True)
+            for i in range(tilt.num_rewrites)]  # fmt: skip
+    asked, numbers = [prompt for prompt, _ in rows], [number for _, number in rows]
+    texts = [trail[0] for trail in rewrite(base, asked, numbers, folder, rewriting, runtime, journal, label)]
+    pairs = [
+        (p, sent(text, p), -1 - j) for p, text in zip(asked, texts, strict=True) for j in range(tilt.num_responses)
+    ]
+    made = generate(
+        arm.responder, [x for _, x, _ in pairs], responding, runtime, journal, [j for *_, j in pairs], label
+    )
+    heard = [None if each.reason else each.text for each in made]
+    scores = rewards.score(tilt.reward_model, [p for p, *_ in pairs], heard, runtime, journal)
+    expected = rewards.means(scores, tilt.num_responses)
+    groups = [slice(i * tilt.num_rewrites, (i + 1) * tilt.num_rewrites) for i in range(len(prompts))]
+    keys = [[rewriting.seed, prompt, sample] for prompt, sample in zip(prompts, samples, strict=True)]
+    chosen = [_drawn(expected[each], tilt.kl_weight, key) for each, key in zip(groups, keys, strict=True)]
+    return [[texts[each][i]] for each, i in zip(groups, chosen, strict=True)]
+
+
+def _drawn(expected: list[float | None], kl_weight: float, key: list) -> int:
+    """Index drawn with weight exp(R / λ), the same for the same key."""
+    known = [i for i, value in enumerate(expected) if value is not None]
+    if not known:
+        return 0
+    steps = theory.tilt([expected[i] for i in known], kl_weight).cumsum()
+    place = int(paths.sha256_json(key)[:13], 16) / 16**13  # uniform in [0, 1)
+    return known[min(int((steps <= place * steps[-1]).sum()), len(known) - 1)]
+
+
 def answer(
     arm: Arm,
     prompts: list[Prompt],
@@ -131,7 +200,12 @@ def answer(
     rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
     texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
     label = (lambda what: f"{arm.name}: {what}") if progress else (lambda what: None)
-    trail = rewrite(arm, texts, samples, folder, rewriting, runtime, journal, label("rewrites"))
+    if arm.tilt:
+        trail = tilted_rewrites(
+            arm, texts, samples, folder, rewriting, responding, runtime, journal, label("rewrites and their rewards")
+        )
+    else:
+        trail = rewrite(arm, texts, samples, folder, rewriting, runtime, journal, label("rewrites"))
     finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
     made = generate(arm.responder, finals, responding, runtime, journal, samples, label=label("responses"))
     columns = zip(rows, finals, trail, made, strict=True)
@@ -174,7 +248,9 @@ def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tu
     settings |= (read_manifest(folder / "evaluate") or {"parameters": {}})["parameters"]
     names = ("temperature", "top_p", "top_k", "seed")
     shared = {name: settings[name] for name in names if name in settings}
-    built = build(arm, folder, settings["prompter"], settings["responder"])
+    names = ("reward_model", "tilt_weight", "tilt_rewrites", "tilt_responses")
+    tilt = Tilt(*(settings[name] for name in names)) if set(names) <= set(settings) else None
+    built = build(arm, folder, settings["prompter"], settings["responder"], tilt)
     runtime = Runtime(1, settings["device"], settings["dtype"], settings["trust_remote_code"])
     row = Prompt("", prompt, "command line")
     rewriting = Sampling(max_new_tokens=settings.get("max_rewrite_tokens", 128), **shared)

@@ -72,7 +72,7 @@ def load_counted(
     kind, source = _resolve(ref)
     streamed = kind == "hub" and num_prompts > 0
     rows = {
-        "sandbox": lambda: iter(_sandbox().prompts(split)),
+        "sandbox": lambda: iter(_sandbox().prompts(ref, split)),
         "evaluation": lambda: hub.read_evaluation_set(ref),
         "file": lambda: readers.read_rows(source),
         "hub": lambda: hub.read_hub(source, split, seed if streamed and shuffle else None),
@@ -123,7 +123,7 @@ def overlap(train: list[records.Prompt], test: list[records.Prompt], threshold: 
 
 def _resolve(ref: str) -> tuple[str, str | Path]:
     """(kind, source): ("sandbox", ref), ("evaluation", file name), ("hub", id) or ("file", path)."""
-    if ref == "sandbox":
+    if ref in _sandbox().NAMES:
         return "sandbox", ref
     if ref in hub.EVALUATION_SETS:
         return "evaluation", hub.EVALUATION_SETS[ref]
@@ -141,7 +141,7 @@ def _resolve(ref: str) -> tuple[str, str | Path]:
         raise FileNotFoundError(f"prompt set {ref} not found at {path}: correct the path")
     if _HUB_ID.fullmatch(ref) and not ref.startswith("."):
         return "hub", ref
-    names = ["sandbox", *hub.EVALUATION_SETS, *HUB_SETS]
+    names = [*_sandbox().NAMES, *hub.EVALUATION_SETS, *HUB_SETS]
     close = difflib.get_close_matches(ref.lower(), names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
     raise ValueError(f"unknown prompt set {ref!r}: {hint} (or give a hub id owner/name, or {wanted})")
@@ -154,7 +154,7 @@ def _find(path: Path) -> Path:
 
 
 def _sandbox():
-    return importlib.import_module("nbutils.sandbox.world")
+    return importlib.import_module("nbutils.sandbox.prompt_sets")
 
 
 def _draw(found: list[records.Prompt], num_prompts: int, seed: int) -> list[records.Prompt]:
@@ -177,7 +177,7 @@ def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Coun
             counts["empty"] += 1
             continue
         prompt_id = records.prompt_id(text)
-        role = _role(row, ref, prompt_id) or split
+        role = role_of(row, ref, prompt_id) or split
         if role != split:
             counts["other_split"] += 1
         elif prompt_id in seen:
@@ -192,7 +192,7 @@ def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Coun
         raise ValueError(f"{ref}: no column holds a prompt; wanted one of {wanted}; got {got}: rename the column")
 
 
-def _role(row: dict, ref: str, prompt_id: str) -> str | None:
+def role_of(row: dict, ref: str, prompt_id: str) -> str | None:
     """train or test where the row or the set decides it, None where every row serves either role."""
     value = row.get("split")
     if value == hub.BY_HASH:

@@ -1,23 +1,31 @@
 """Rows of all cells of an experiment, for 05_plot: answers, verdicts, histories, rounds, and cases side by side."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from nbutils import paths, records, stats  # tables lets pandas hold lone surrogates
-from nbutils.steps import Step
+from nbutils import paths, records, stats, templates  # tables lets pandas hold lone surrogates
+from nbutils.steps import Step, read_manifest
+
+ORDERS = ("arm_first", "baseline_first")
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """answers and verdicts of all cells, with a column `cell`; cells: their names, in order."""
+    """answers and verdicts of all cells, with a column `cell`; cells: their names, in order.
+
+    models: {cell: {"prompter": ..., "responder": ...}} as the manifest of the cell's evaluation names them; a cell
+    without manifest is not in it.
+    """
 
     cells: list[str]
     answers: pd.DataFrame
     verdicts: pd.DataFrame
+    models: dict[str, dict[str, str]]
 
     def by_cell(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         for name in self.cells:
@@ -33,13 +41,24 @@ def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
     names = cells or sorted(
         {path.parent.parent.name for path in root.glob("*/*/answers.jsonl") if path.parent.name in steps}
     )
-    answers, verdicts = [], []
+    answers, verdicts, models = [], [], {}
     for name in names or ["main"]:
         for step in steps:
             folder = root / name / step
             answers.append(_rows(run.input(folder / "answers.jsonl", "04_evaluate"), records.Answer, name))
             verdicts.append(_rows(run.input(folder / "verdicts.jsonl", "04_evaluate"), records.Verdict, name))
-    return Evaluations(names, pd.concat(answers, ignore_index=True), pd.concat(verdicts, ignore_index=True))
+            if found := _models(run, folder):
+                models.setdefault(name, found)
+    return Evaluations(names, pd.concat(answers, ignore_index=True), pd.concat(verdicts, ignore_index=True), models)
+
+
+def _models(run: Step, folder: Path) -> dict[str, str]:
+    """Prompter and responder of an evaluation; empty without a manifest that names both."""
+    named = (read_manifest(folder) or {}).get("parameters", {})
+    if not {"prompter", "responder"} <= named.keys():
+        return {}
+    run.input(folder / "manifest.json", "04_evaluate")
+    return {"prompter": named["prompter"], "responder": named["responder"]}
 
 
 def _rows(path: Path, kind: type, cell: str) -> pd.DataFrame:
@@ -60,6 +79,30 @@ def histories(run: Step, cells: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return joined[0], joined[1]
 
 
+@dataclass(frozen=True)
+class Probed:
+    """One training step's samples (records.Sample) and shifts (records.Shift), and the parameters that they came by."""
+
+    cell: str
+    arm: str
+    parameters: dict
+    samples: pd.DataFrame
+    shifts: pd.DataFrame
+
+
+def probes(run: Step, cells: list[str]) -> list[Probed]:
+    """What 02_train_alignpro sampled for the reward-KL frontier, of every finished training in cells that has it."""
+    found = []
+    for path in _found(run, cells, "samples.jsonl"):
+        manifest = read_manifest(path.parent)
+        samples = _rows(path, records.Sample, path.parent.parent.name)
+        if manifest is None or samples.empty:
+            continue
+        shifts = _rows(run.input(path.with_name("shifts.jsonl"), path.parent.name), records.Shift, "")
+        found.append(Probed(path.parent.parent.name, path.parent.name, manifest["parameters"], samples, shifts))
+    return found
+
+
 def collection(run: Step, cells: list[str]) -> tuple[pd.DataFrame, dict[str, dict]]:
     """(rounds of all cells, {cell: counts}) of 01_collect."""
     rounds = [_rows(path, records.Round, path.parent.parent.name) for path in _found(run, cells, "rounds.jsonl")]
@@ -76,20 +119,77 @@ def _found(run: Step, cells: list[str], name: str) -> list[Path]:
 
 
 def cases(answers: pd.DataFrame, verdicts: pd.DataFrame, number: int, seed: int, baseline: str) -> pd.DataFrame:
-    """`number` prompts through every arm (first sample): one row per prompt × cell × arm, with the combined verdict.
+    """`number` prompts through every arm (first sample), as in Align-Pro C.4 to C.6: one row per prompt × cell × arm.
 
-    The prompts are those whose hash with the seed is smallest: drawn without looking at results.
+    The prompts are those whose hash with the seed is smallest: drawn without looking at results. Beside prompt, rewrite
+    and response a row has the combined verdict and, for each of ORDERS, the verdict, the judge's scores of the arm and
+    of the baseline (where its text starts with two) and the judge's own words; all empty on the baseline's rows.
     """
     rank = {each: paths.sha256_json([seed, each]) for each in answers.prompt_id.unique()}
     chosen = sorted(rank, key=rank.get)[:number]
     rows = answers[answers.prompt_id.isin(chosen) & (answers["sample"] == 0)]
     order = {each: place for place, each in enumerate(chosen)}
     rows = rows.sort_values("prompt_id", key=lambda column: column.map(order), kind="stable")
+    first = verdicts[verdicts["sample"] == 0]
     heard = {
         (name, row["prompt_set"], row["prompt_id"], row["arm_a"]): row["outcome"]
-        for name, part in verdicts[verdicts["sample"] == 0].groupby("cell")
+        for name, part in first.groupby("cell")
         for row in stats.outcomes_against(stats.combine_orders(part), baseline)
     }
-    keys = zip(rows.cell, rows.prompt_set, rows.prompt_id, rows.arm, strict=True)
+    said = _said(first[first.prompt_id.isin(chosen)], baseline)
+    keys = list(zip(rows.cell, rows.prompt_set, rows.prompt_id, rows.arm, strict=True))
     columns = ["cell", "prompt_set", "prompt_id", "prompt", "arm", "rewrite", "response", "reward", "gold_reward"]
-    return rows[columns].assign(verdict=["" if key[3] == baseline else heard.get(key) for key in keys])
+    table = rows[columns].assign(verdict=["" if key[3] == baseline else heard.get(key) for key in keys])
+    names = ("verdict", "arm_score", "baseline_score", "judge")
+    judged = {
+        f"{name}_{order}": [said.get((*key, order), {}).get(name) for key in keys] for order in ORDERS for name in names
+    }
+    return table.assign(**judged)
+
+
+def _said(verdicts: pd.DataFrame, baseline: str) -> dict[tuple, dict]:
+    """{(cell, prompt_set, prompt_id, arm, order): verdict, scores and words of the judge} against the baseline."""
+    found = {}
+    for row in verdicts.to_dict("records"):
+        if baseline not in (row["arm_a"], row["arm_b"]):
+            continue
+        turned = row["arm_a"] == baseline
+        verdict = stats.OPPOSITE[row["verdict"]] if turned else row["verdict"]
+        verdict += f" ({row['reason']})" if isinstance(row["reason"], str) else ""
+        order = ORDERS[row["first_shown"] == baseline]
+        shown = judge_scores(row["raw"])
+        arm_score, baseline_score = shown if order == "arm_first" else shown[::-1]
+        key = (row["cell"], row["prompt_set"], row["prompt_id"], row["arm_b" if turned else "arm_a"], order)
+        scores = {"arm_score": arm_score, "baseline_score": baseline_score}
+        found.setdefault(key, {"verdict": verdict, **scores, "judge": row["raw"]})
+    return found
+
+
+def judge_scores(raw: str) -> tuple[float | None, float | None]:
+    """The two scores that decided a judge's text (Align-Pro C.2), first shown first; None where it has none."""
+    if "[[" in raw or templates.parse_scores(raw)[0] is None:
+        return None, None
+    line = next(line for line in raw.split("\n") if line.strip())
+    first, second = re.findall(r"[0-9]+(?:\.[0-9]+)?", line.replace("/10", ""))
+    return float(first), float(second)
+
+
+def as_text(case: pd.DataFrame, baseline: str) -> str:
+    """One prompt's rows of `cases` to read, as Align-Pro C.4 prints them: rewrite, response, the judge's evaluation."""
+    lines = [f"Prompt: {case['prompt'].iloc[0]}"]
+    for row in case.to_dict("records"):
+        lines += ["", f"[{row['arm']}]"] + [f"Rewrite: {row['rewrite']}"] * (row["rewrite"] != row["prompt"])
+        lines += [f"Response: {row['response']}"]
+        for order in ORDERS if row["arm"] != baseline else ():
+            lines += _evaluation(row, order, baseline)
+    return "\n".join(lines)
+
+
+def _evaluation(row: dict, order: str, baseline: str) -> list[str]:
+    if not isinstance(row[f"verdict_{order}"], str):
+        return []
+    first = row["arm"] if order == "arm_first" else baseline
+    line = f"Judge, {first} shown first: {row[f'verdict_{order}']}"
+    if not pd.isna(row[f"arm_score_{order}"]):
+        line += f" ({row['arm']} {row[f'arm_score_{order}']:g}, {baseline} {row[f'baseline_score_{order}']:g})"
+    return [line, *(f"  | {said}" for said in row[f"judge_{order}"].strip().split("\n") if said)]

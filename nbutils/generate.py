@@ -118,7 +118,7 @@ def _generate_local(model, unique, answers, sampling, runtime, journal):
     """Yield batches of (key, Generation). Batches are cut from the whole list, known or not: a resumed run meets
     the same batches as an undisturbed one."""
     net, tokenizer = models.load_causal(model, runtime)
-    texts = {key: _render(model, tokenizer, request["messages"]) for key, request in unique.items()}
+    texts = {key: render(model, tokenizer, request["messages"]) for key, request in unique.items()}
     lengths = {key: len(ids) for key, ids in _token_ids(tokenizer, texts).items()}
     room = (getattr(net.config, "max_position_embeddings", None) or 10**9) - sampling.max_new_tokens
     too_long = [key for key in unique if lengths[key] > room and key not in answers]
@@ -139,7 +139,7 @@ def _generate_local(model, unique, answers, sampling, runtime, journal):
         yield list(zip(batch, made, strict=True))
 
 
-def _render(model: str, tokenizer, messages: list[dict]) -> str:
+def render(model: str, tokenizer, messages: list[dict]) -> str:
     """The model's whole input: messages through its chat template; a message of role `raw` as it stands."""
     if messages[0]["role"] == "raw":
         return (tokenizer.bos_token or "") + messages[0]["content"]

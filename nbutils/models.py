@@ -19,6 +19,8 @@ from nbutils import paths
 SANDBOX = {
     "prompter": "weights/base",
     "responder": "weights/base",
+    "llama_prompter": "weights/llama",
+    "llama_responder": "weights/llama",
     "reward": "weights/reward",
     "judge": "nbutils.sandbox.judge:answer",
     "gold": "nbutils.sandbox.gold:score",

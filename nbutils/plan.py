@@ -156,14 +156,30 @@ def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
         own = [[prompts, (2 * rounds + 1, "critiques and rewrites"), tries]]
         return own + [[(20, "calls, where 19 of 20 inventions are refused,"), prompts]]
     if step.notebook.startswith("02"):
-        return [[(value("num_steps", 0), "steps"), (value("prompts_per_step", 0), "prompts"),
-                 (value("rewrites_per_prompt", 0), "rewrites")]]  # fmt: skip
+        return _training_bounds(value)
     arms, samples = value("arms", []), (value("num_samples", 1), "samples")
     sets = (len(value("prompt_sets", [])), "prompt sets")
     if name == "judge":
         others = len([arm for arm in arms if arm != value("baseline")])
         return [[sets, prompts, (others, "arms against the baseline"), (2, "orders"), samples]]
-    return [[sets, prompts, (len(arms), "arms"), samples]]
+    tilts = [(value("tilt_rewrites", 1), "rewrites"), (value("tilt_responses", 1), "responses")]
+    weighed = [[sets, prompts, samples, *tilts]] if "tilted" in arms and name == "responder" else []
+    return [[sets, prompts, (len(arms), "arms"), samples], *weighed]
+
+
+def _training_bounds(value) -> list[list[tuple[int, str]]]:
+    """Responses that 02 asks for: in training, for the reference, and for the frontier."""
+    rewrites, responses = (value("rewrites_per_prompt", 0), "rewrites"), (value("num_responses", 1), "responses")
+    steps, prompts = (value("num_steps", 0), "steps"), (value("prompts_per_step", 0), "prompts")
+    bounds = [[steps, prompts, rewrites, responses]]
+    if value("reference_responses"):
+        bounds += [[steps, prompts, (value("reference_responses"), "responses to the prompts themselves")]]
+    if value("frontier_prompts"):
+        sets, draws = len(value("prompt_sets", [])) or 1, value("frontier_rewrites", 0)
+        checkpoints, after = -(-value("num_steps", 0) // value("save_steps", 1)), max(2, draws // 4)
+        each = draws + (draws + checkpoints * after) * value("frontier_responses", 1)
+        bounds += [[(-(-value("frontier_prompts") // sets) * sets, "frontier prompts"), (each, "responses")]]
+    return bounds
 
 
 def _product(factors: list[tuple[int, str]]) -> int:

@@ -138,7 +138,7 @@ def _trainer(policy: str, rows: list[dict], tokenizer, settings: Settings, work:
         "learning_rate": settings.learning_rate,
         "num_train_epochs": settings.num_epochs,
         "max_length": settings.max_tokens,
-        "model_init_kwargs": models.load_kwargs(policy, runtime),
+        "model_init_kwargs": training.load_kwargs(policy, runtime, settings.lora_rank),
     }
     common = {
         "model": models.resolve(policy),

@@ -67,7 +67,7 @@ def _check_templates(name: str) -> None:
 def _check_arms(step: PlannedStep, planned: list[PlannedStep]) -> None:
     """Every arm is built in, or an earlier step of the same cell; `chain:a+b` is checked link by link."""
     trained = [other.id for other in planned if other.cell == step.cell and other.notebook[:2] in ("02", "03")]
-    known = ["nan", "untrained", "bpo", *trained]
+    known = ["nan", "untrained", "tilted", "bpo", *trained]
     for arm in step.parameters.get("arms", []):
         for link in arm.removeprefix("chain:").split("+") if arm.startswith("chain:") else [arm]:
             if link not in known:

@@ -78,6 +78,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One response behind the reward-KL frontier. source: whose draw it is (own: the frozen responder's, to the prompt
+    itself; initial: the untrained prompter's; step N; trained). draw: number of the rewrite (of the response, where the
+    responder is trained); log_ratio: log trained − log initial probability of what the policy wrote, nats;
+    finished: whether the response came to its own end."""
+
+    prompt_id: str
+    prompt: str
+    source: str
+    draw: int
+    rewrite: str
+    response_draw: int
+    response: str
+    reward: float | None
+    log_ratio: float | None = None
+    finished: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How likely the frozen responder's own response is after a rewrite: log π_F(y|x') − log π_F(y|x), nats."""
+
+    prompt_id: str
+    draw: int
+    own_draw: int
+    log_ratio: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One judgement, in one order. verdict: win | lose | tie | unscored, from arm_a's side."""
 

@@ -11,17 +11,28 @@ from nbutils.pages import image, write_page
 from nbutils.redaction import redact
 from nbutils.steps import read_manifest
 
+_PAPER = "As the Align-Pro paper shows it"
 _MANY_UNSCORED = 0.1  # of what was to be judged or scored: above it the page opens with a warning
 _CAPTIONS = {
     "reward_mean": "Mean reward of each arm, with 95% intervals over prompts.",
     "reward_variance": "Variance of the reward over all answers of an arm.",
     "win_tie_lose": "Verdicts against the baseline. Each pair is judged in both orders; a win needs both to agree.",
     "reward_distribution": "Rewards of all answers, arm by arm.",
+    "paper_rewards": "As Align-Pro's Figure 2: mean reward by prompter, frozen LLM and prompt set, with 95% intervals. "
+    "The paper's figure has no values printed on it.",
+    "paper_variances": "As Align-Pro's Figure 3: variance of the reward, with 95% bootstrap intervals over prompts. "
+    "The paper's figure has no values printed on it.",
+    "win_percentages": "As Align-Pro's Table 1: percent of scored prompts that the arm (A) and the baseline (B) won; "
+    "ties are in neither.",
+    "frontier": "What the objective allows at each distance from the untrained policy (Align-Pro, Lemma 5.1), and where "
+    "training got to, on held-out prompts.",
     "training_rl": "Reinforcement learning, step by step: reward and distance from the initial model.",
     "training_preference": "Preference training, step by step: loss, margin and accuracy.",
     "collection_scores": "Scores that the model gave its own answers, round by round.",
     "collection_funnel": "From prompts asked for to pairs for training.",
 }
+_THEORY = "How far training went of what was attainable"
+_SECTIONS = {"training": "Training", "frontier": _THEORY, "collection": "Collection", "paper": _PAPER, "win_percentages": _PAPER}
 _HEADLINE = ("arm", "prompts", "mean reward", "variance", "win rate against the baseline")
 
 
@@ -185,14 +196,14 @@ def _warning(lost: list[dict]) -> str:
 
 def _figures(folder: Path) -> list[tuple[str, list[dict]]]:
     """(section, figures) in the order of the page; a figure is its embedded image, caption and link to its data."""
-    found: dict[str, list[dict]] = {"Results": [], "Training": [], "Collection": []}
+    found: dict[str, list[dict]] = {"Results": [], _PAPER: [], _THEORY: [], "Training": [], "Collection": []}
     names = {path.stem: _known(path.stem) for path in sorted((folder / "figures").glob("*.png"))}
     for name in sorted(names, key=lambda name: [*_CAPTIONS, ""].index(names[name])):
         caption = _CAPTIONS.get(names[name], f"{name.replace('_', ' ').capitalize()}.")
         content = (folder / "figures" / f"{name}.png").read_bytes()
         width = int.from_bytes(content[16:20], "big") // 2  # figures have 200 dots an inch: text as large as the page's
         link = f"figures/{name}.csv" if (folder / "figures" / f"{name}.csv").exists() else ""
-        section = {"training": "Training", "collection": "Collection"}.get(name.split("_")[0], "Results")
+        section = _SECTIONS.get(names[name]) or _SECTIONS.get(name.split("_")[0], "Results")
         of = name.removeprefix(names[name]).strip("_") if names[name] else ""
         drawn = image("image/png", content, caption)
         found[section].append({"image": drawn, "width": width, "caption": caption, "of": of, "data": link})
@@ -209,5 +220,17 @@ def _cases(rows: list[dict]) -> list[dict]:
     for row in rows:
         where = [row[key] for key in several]
         case = cases.setdefault((*where, row["prompt"]), {"prompt": row["prompt"], "where": where, "sides": []})
-        case["sides"].append(row)
+        case["sides"].append(row | {"orders": _orders(row)})
     return list(cases.values())
+
+
+def _orders(row: dict) -> list[dict]:
+    """What the judge said of an arm's answer in each order: which answer came first, verdict, scores, its own words."""
+    found = []
+    for order in ("arm_first", "baseline_first"):
+        verdict, *scores = (row.get(f"{name}_{order}") or "" for name in ("verdict", "arm_score", "baseline_score"))
+        shown = " to ".join(f"{number(score):g}" for score in scores if number(score) is not None)
+        said = (row.get(f"judge_{order}") or "").strip()
+        place = {"arm_first": "shown first", "baseline_first": "shown second"}[order]
+        found += [{"place": place, "verdict": verdict, "scores": shown, "said": said}] if verdict else []
+    return found

@@ -87,39 +87,40 @@ def frontier(rewards, kl_weights, prior=None) -> list[dict]:
     ]
 
 
-def frontier_band(rewards, kl_weights, seed: int, num_resamples: int = 1000, level: float = 0.95) -> list[dict]:
-    """Bootstrap band of `frontier`, over prompts and, within each prompt, over its sampled rewrites.
+def attainable(rewards, kl_weights, seed: int = 0, num_resamples: int = 1000, level: float = 0.95) -> list[dict]:
+    """The attainable curve from samples: rewrites of the untrained prompter and the rewards of their responses.
 
-    rewards: (num_prompts, num_rewrites, num_responses), each the reward of one response. Responses are averaged into
-    R(x, x'). Returns one dict per λ: kl_weight, kl_low, kl_high, reward_low, reward_high. NaN below two prompts.
+    rewards: (num_prompts, num_rewrites, num_responses), reward units. One dict per λ: kl_weight, kl (nats per rewrite),
+    reward, their bootstrap intervals over prompts (kl_low, …), reward_plug_in, value, effective_samples.
+    reward is cross-fitted: one half of the responses weighs the rewrites, the other half is averaged, so that a rewrite
+    is not praised for the luck of the responses that chose it; it errs downward. reward_plug_in lets the same responses
+    do both and errs upward. With one response to a rewrite the two are the same. N rewrites show no KL above log N.
     """
-    mean = np.asarray(rewards, float).mean(-1)
-    num_prompts, num_rewrites = mean.shape
-    if num_prompts < 2:
-        nan = float("nan")
-        return [
-            {"kl_weight": float(w), "kl_low": nan, "kl_high": nan, "reward_low": nan, "reward_high": nan}
-            for w in kl_weights
-        ]
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(num_prompts, size=(num_resamples, num_prompts))
-    columns = rng.integers(num_rewrites, size=(num_resamples, num_prompts, num_rewrites))
-    drawn = np.take_along_axis(mean[rows], columns, axis=-1)  # (num_resamples, num_prompts, num_rewrites)
+    rewards = np.asarray(rewards, float)
+    picks = np.random.default_rng(seed).integers(len(rewards), size=(num_resamples, len(rewards)))
     ends = [(1 - level) / 2, (1 + level) / 2]
-    bands = []
+    rows = []
     for kl_weight in kl_weights:
-        best = optimum(drawn, kl_weight)
-        kl, reward = (np.quantile(each.mean(-1), ends) for each in (best.kl, best.reward))
-        bands.append(
-            {
-                "kl_weight": float(kl_weight),
-                "kl_low": kl[0],
-                "kl_high": kl[1],
-                "reward_low": reward[0],
-                "reward_high": reward[1],
-            }
-        )
-    return bands
+        plug_in = optimum(rewards.mean(-1), kl_weight)
+        kl, reward = _cross_fit(rewards, kl_weight)
+        row = {"kl_weight": float(kl_weight)}
+        for name, each in (("kl", kl), ("reward", reward)):
+            low, high = np.quantile(each[picks].mean(-1), ends) if len(each) > 1 else (np.nan, np.nan)
+            row |= {name: float(each.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+        row |= {"reward_plug_in": float(plug_in.reward.mean()), "value": float(plug_in.value.mean())}
+        rows.append(row | {"effective_samples": float(plug_in.effective_samples.mean())})
+    return rows
+
+
+def _cross_fit(rewards, kl_weight: float):
+    """(KL, reward) per prompt of the prompter tilted by one half of the responses and rewarded by the other half."""
+    if rewards.shape[-1] < 2:
+        best = optimum(rewards.mean(-1), kl_weight)
+        return best.kl, best.reward
+    halves = rewards[..., ::2].mean(-1), rewards[..., 1::2].mean(-1)  # (num_prompts, num_rewrites) each
+    best = [optimum(half, kl_weight) for half in halves]
+    crossed = [(each.weights * other).sum(-1) for each, other in zip(best, reversed(halves), strict=True)]
+    return (best[0].kl + best[1].kl) / 2, (crossed[0] + crossed[1]) / 2
 
 
 def objective(prompter, rewards, kl_weight: float, prior) -> np.ndarray:
@@ -177,6 +178,26 @@ def bound(rewards, frozen, rewritten, prior, kl_weight: float, beta: float) -> B
     third = kl_weight * best.kl.mean()
     difference = (oracle * rewards).sum(-1).mean() - best.reward.mean()
     return Bound(difference, first, second, third, first + second - third, float(shift), float(max_reward))
+
+
+def bound_from_samples(own_rewards, rewards, log_ratios, kl_weight: float, beta: float) -> Bound:
+    """Theorem 6.1, Eq. (11), estimated for models; each field but shift and max_reward (num_prompts,): average them.
+
+    own_rewards: (num_prompts, num_own) r(x, y) of y ~ π_F(·|x);
+    rewards: (num_prompts, num_rewrites, num_responses) r(x, y) of x' ~ ρ_sft(·|x), y ~ π_F(·|x');
+    log_ratios: (num_prompts, num_rewrites, num_own) log π_F(y|x') − log π_F(y|x) of the own responses, nats, NaN where
+    the responder tells no probabilities. Expectations over π* and ρ* are self-normalised; d_TV is E_P[(1 − Q/P)₊].
+    Rewards are shifted by the smallest seen, r_max is the largest seen after that.
+    """
+    own_rewards, rewards = np.asarray(own_rewards, float), np.asarray(rewards, float)
+    shift = min(own_rewards.min(), rewards.min())
+    max_reward = max(own_rewards.max(), rewards.max()) - shift
+    oracle, best = optimum(own_rewards, beta), optimum(rewards.mean(-1), kl_weight)
+    ratio = oracle.weights * own_rewards.shape[-1]  # π*(y|x) / π_F(y|x) of each own response
+    first = max_reward * np.maximum(1 - ratio, 0).mean(-1)
+    second = max_reward * estimate_total_variation(np.zeros_like(log_ratios), log_ratios).mean(-1)
+    third = kl_weight * best.kl
+    return Bound(oracle.reward - best.reward, first, second, third, first + second - third, shift, max_reward)
 
 
 def budget(epsilon_1: float, epsilon_2: float, kl_weight: float, max_reward: float = 1.0) -> float:

@@ -45,13 +45,29 @@ def arguments(folder: Path, runtime: Runtime, seed: int, save_steps: int) -> dic
     }
 
 
-def lora(rank: int):
-    """LoRA on all linear layers, alpha twice the rank; None (train everything) for rank 0."""
+def lora(rank: int, task_type: str = "CAUSAL_LM"):
+    """LoRA on all linear layers, alpha twice the rank; None (train everything) for rank 0.
+
+    task_type SEQ_CLS also trains and saves the classifier's head.
+    """
     if rank == 0:
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task_type)
+
+
+def load_kwargs(ref: str, runtime: Runtime, lora_rank: int) -> dict:
+    """from_pretrained's keyword arguments for a model to train.
+
+    Without LoRA all weights are float32 and the passes run under autocast: bfloat16's 8 bits lose an update smaller
+    than a 256th of its weight, which at the papers' learning rates is nearly every one. With LoRA the base keeps the
+    runtime's type.
+    """
+    import torch
+
+    known = models.load_kwargs(ref, runtime)
+    return known if lora_rank else known | {"dtype": torch.float32}
 
 
 def checkpoint_folder(step_folder: Path, *depends_on) -> Path:
@@ -83,6 +99,13 @@ def run(trainer, folder: Path, label: str, runtime: Runtime) -> list[dict]:
     checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.state.log_history
+
+
+def stopped(what: str, folder: Path | None) -> str:
+    """The line that a training ends with when a number is not finite: what, and where to go on from."""
+    last = last_checkpoint(folder) if folder else None
+    where = f"last good checkpoint: {paths.relative(last)}" if last else "no checkpoint yet"
+    return f"{what}: training stopped; {where}"
 
 
 def export(trainer, tokenizer, folder: Path) -> Path:
@@ -126,9 +149,8 @@ class _Watch(TrainerCallback):
         shown = {name: logs[name] for name in ("reward", "kl", "loss") if logs.get(name) is not None}
         for name, value in shown.items():
             if not math.isfinite(value):
-                last = last_checkpoint(Path(args.output_dir))
-                where = f"last good checkpoint: {last}" if last else "no checkpoint yet"
-                raise FloatingPointError(f"{name} is {value} at step {state.global_step}: training stopped; {where}")
+                what = f"{name} is {value} at step {state.global_step}"
+                raise FloatingPointError(stopped(what, Path(args.output_dir)))
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nbutils import alignpro, models, records, rewards
+from nbutils import alignpro, models, records, rewards, training
 from nbutils.alignpro import Settings
 from nbutils.models import Runtime
 from nbutils.records import Prompt, prompt_id
@@ -33,7 +33,7 @@ SETTINGS = Settings(
 def train(folder, settings=SETTINGS, reward="sandbox/gold"):
     return alignpro.train(
         PROMPTS, "sandbox/prompter", "sandbox/responder", reward, settings, folder, "sandbox", Runtime(8)
-    )
+    ).history
 
 
 @pytest.mark.parametrize(
@@ -52,21 +52,22 @@ def test_settings_that_cannot_work_are_one_line(change, line):
         alignpro.check(SETTINGS, [])
 
 
-def rewarded(completions, x, step=0, settings=SETTINGS, reward="fakes:length", responder="fakes:echo"):
+def rewarded(completions, x, step=0, settings=SETTINGS, reward="fakes:length", responder="fakes:echo", journal=None):
+    """The reward function on completions of as many tokens as they have words."""
     from types import SimpleNamespace
 
     logged = {}
-    function = alignpro.make_reward(responder, reward, settings, Runtime(4))
+    function = alignpro.make_reward(responder, reward, settings, Runtime(4), journal)
     turns = [[{"role": "assistant", "content": text}] for text in completions]
-    scores = function(turns, x=x, trainer_state=SimpleNamespace(global_step=step), log_metric=logged.__setitem__)
-    return scores, logged
+    ids, state = [[1] * len(text.split()) for text in completions], SimpleNamespace(global_step=step)
+    return function(turns, ids, x=x, trainer_state=state, log_metric=logged.__setitem__), logged
 
 
 def test_reward_is_of_the_response_to_the_rewrite_and_odd_rewrites_are_counted():
     """The echo responder repeats the rewrite; the reward is its length; an empty rewrite sends the prompt."""
     scores, logged = rewarded(["longer text", "", "same", "cut\n### Response\nafter"], ["x", "prompt", "same", "y"])
     assert scores == [11.0, 6.0, 4.0, 3.0]
-    assert logged == {"empty": 0.25, "unchanged": 0.25, "unscored": 0.0}
+    assert logged == {"empty": 0.25, "unchanged": 0.25, "answered": 0.5, "unscored": 0.0}
 
 
 def test_responder_policy_scores_its_own_completion():
@@ -143,3 +144,113 @@ def test_lora_exports_an_adapter_that_generate_loads(tmp_path):
     trained = generate(str(folder), ["rephrase: tell me about the fox."], Sampling(0.0))[0]
     assert trained.text and trained.reason is None
     assert records.read_rows(tmp_path / "lora" / "history.jsonl")[0]["reward"] is not None
+
+
+def test_rewards_of_several_responses_are_averaged_over_those_that_have_one():
+    assert rewards.means([1.0, 3.0, None, 4.0, None, None], 2) == [2.0, 4.0, None]
+    many = replace(SETTINGS, num_responses=3)
+    fox = "tell me about the fox."
+    (first, second), logged = rewarded([fox] * 2, ["x"] * 2, 5, many, responder="sandbox/responder")
+    singles, _ = rewarded([fox] * 6, ["x"] * 6, 5, responder="sandbox/responder")
+    assert [first, second] == pytest.approx([sum(singles[:3]) / 3, sum(singles[3:]) / 3])
+    assert logged["unscored"] == 0.0 and "raw_reward" not in logged
+
+
+def test_reference_and_length_penalty_by_hand():
+    """Echo responder, reward = length: r(x', y) = 11, r(x, y₀) = 6, two words at 0.25: 11 − 6 − 0.5."""
+    scores, logged = rewarded(
+        ["longer text"], ["prompt"], settings=replace(SETTINGS, reference_responses=2, length_penalty=0.25)
+    )
+    assert scores == [4.5] and logged["raw_reward"] == 11.0
+
+
+def test_a_resumed_run_asks_for_no_response_and_no_score_again(tmp_path, monkeypatch):
+    import fakes
+
+    with records.Journal(tmp_path / "journal.jsonl") as journal:
+        before = rewarded(["a b", "c"], ["x", "y"], 2, journal=journal)
+    for name in ("echo", "length"):
+        monkeypatch.setattr(fakes, name, lambda *_: pytest.fail("asked again"))
+    with records.Journal(tmp_path / "journal.jsonl") as journal:
+        assert rewarded(["a b", "c"], ["x", "y"], 2, journal=journal) == before
+
+
+def test_a_reward_that_is_not_finite_stops_the_training_and_names_the_last_good_checkpoint(tmp_path, monkeypatch):
+    """The reward breaks in step 3, after the checkpoint of step 2."""
+    import fakes
+
+    calls = []
+    broken = lambda x, y: calls.append(1) or [float("nan") if len(calls) > 4 else 1.0 * len(each) for each in y]  # noqa: E731
+    monkeypatch.setattr(fakes, "length", broken)
+    with pytest.raises(FloatingPointError, match="fakes:length gave a reward of nan: .*last good.*checkpoint-2"):
+        alignpro.train(
+            PROMPTS, "sandbox/prompter", "fakes:echo", "fakes:length", SETTINGS, tmp_path, "sandbox", Runtime(4)
+        )
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_frozen_models_stay_the_same_to_the_bit_and_checkpoints_are_kept(tmp_path):
+    runtime = Runtime(8)
+    frozen = [models.load_causal("sandbox/responder", runtime)[0], models.load_reward("sandbox/reward", runtime)[0]]
+    before = [{name: each.clone() for name, each in net.state_dict().items()} for net in frozen]
+    made = alignpro.train(
+        PROMPTS, "sandbox/prompter", "sandbox/responder", "sandbox/reward", replace(SETTINGS, learning_rate=1e-3),
+        tmp_path, "sandbox", runtime,
+    )  # fmt: skip
+    for net, state in zip(frozen, before, strict=True):
+        assert all(each.equal(state[name]) and not each.requires_grad for name, each in net.state_dict().items())
+    assert list(made.checkpoints) == ["step 2", "trained"]
+    states = [models.load_causal(folder, runtime)[0].state_dict() for folder in made.checkpoints.values()]
+    assert not all(each.equal(states[1][name]) for name, each in states[0].items())
+    assert not all(each.equal(before[0][name]) for name, each in states[0].items())
+
+
+@pytest.mark.slow
+def test_prompter_and_responder_with_different_tokenizers_and_a_batch_that_does_not_divide(tmp_path):
+    """Text between models, tensors inside: a Llama with a vocabulary of its own rewrites for the Qwen2."""
+    ours, theirs = (models.load_tokenizer(each) for each in ("sandbox/llama_prompter", "sandbox/responder"))
+    assert ours.get_vocab() != theirs.get_vocab()
+    settings = replace(SETTINGS, num_steps=2, prompts_per_step=3)
+    made = alignpro.train(
+        PROMPTS,
+        "sandbox/llama_prompter",
+        "sandbox/responder",
+        "sandbox/gold",
+        settings,
+        tmp_path,
+        "sandbox",
+        Runtime(5),
+    )
+    assert len(made.history) == 2 and all(row["share_unscored"] < 0.5 for row in made.history)
+
+
+def test_long_prompts_are_left_out_or_cut_and_counted():
+    long = Prompt("id", "tell me about the fox. " * 30, "s", "train")
+    kept, number = alignpro.fit([PROMPTS[0], long], "sandbox/prompter", 40, "drop", Runtime())
+    assert (kept, number) == ([PROMPTS[0]], 1)
+    (first, cut), number = alignpro.fit([PROMPTS[0], long], "sandbox/prompter", 40, "truncate", Runtime())
+    assert number == 1 and first == PROMPTS[0] and cut.prompt_id == "id" and long.prompt.startswith(cut.prompt)
+    assert len(models.load_tokenizer("sandbox/prompter")(cut.prompt)["input_ids"]) <= 40
+    assert alignpro.fit([], "sandbox/prompter", 40, "drop", Runtime()) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "rewrite, prompt, response, answers",
+    [
+        ("the fox eats mice.", "tell me about the fox.", "the fox eats mice. the fox yelps.", True),
+        ("describe the fox in detail.", "tell me about the fox.", "the fox eats mice.", False),
+        ("tell me about the fox.", "tell me about the fox.", "tell me about the fox.", False),
+        ("", "tell me about the fox.", None, False),
+    ],
+)
+def test_a_rewrite_that_answers_is_nearer_to_the_response_than_to_the_prompt(rewrite, prompt, response, answers):
+    assert alignpro.is_answer(rewrite, prompt, response) == answers
+
+
+def test_weights_to_train_are_float32_unless_adapters_carry_the_change():
+    import torch
+
+    runtime = Runtime(dtype="bfloat16")
+    assert training.load_kwargs("sandbox/prompter", runtime, 0)["dtype"] == torch.float32
+    assert training.load_kwargs("sandbox/prompter", runtime, 8)["dtype"] == torch.bfloat16

@@ -75,3 +75,42 @@ def test_one_prompt_from_the_command_line_uses_the_experiments_settings(outputs)
     (cell / "evaluate" / "manifest.json").write_text(json.dumps({"parameters": settings}))
     assert arms.rewrite_and_respond("e", "main", "untrained", "x") == (["rephrase: x"], "rephrase: x")
     assert arms.rewrite_and_respond("e", "main", "nan", "x") == ([], "x")
+
+
+def tilted(kl_weight, rewrites=8, responses=2, reward="fakes:length"):
+    tilt = arms.Tilt(reward, kl_weight, rewrites, responses)
+    return arms.build("tilted", None, "sandbox/prompter", "fakes:echo", tilt)
+
+
+def test_tilted_takes_the_best_rewrite_for_a_small_weight_and_any_for_a_large_one():
+    """The responder repeats the rewrite and the reward is its length: λ → 0 sends the longest of the eight."""
+    drawn = arms.rewrite(
+        Arm("untrained", (Prompter("sandbox/prompter"),), "fakes:echo"),
+        [row.prompt for row in ROWS for _ in range(8)], list(range(8)) * 2, "sandbox", Sampling(),
+    )  # fmt: skip
+    texts = [[trail[0] for trail in drawn[:8]], [trail[0] for trail in drawn[8:]]]
+    assert [len(row.rewrite) for row in run(tilted(1e-6))] == [max(map(len, each)) for each in texts]
+    spread = {row.rewrite for row in run(tilted(1e6), samples=12)}
+    assert len(spread) > 6 and run(tilted(1e6)) == run(tilted(1e6))
+
+
+def test_a_draw_follows_the_tilted_weights():
+    """R = 0 and λ ln 3: a quarter and three quarters of 4,000 draws; what has no reward is never drawn."""
+    drawn = [arms._drawn([0.0, None, 0.5 * 1.0986123], 0.5, [0, "x", i]) for i in range(4000)]
+    assert drawn.count(1) == 0 and drawn.count(2) / 4000 == pytest.approx(0.75, abs=0.03)
+    assert arms._drawn([None, None], 0.5, [0]) == 0
+
+
+def test_tilted_answers_with_another_response_than_those_that_weighed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(arms, "generate", lambda *args, **options: asked.append(args) or generate(*args, **options))
+    from nbutils.generate import generate
+
+    run(tilted(0.5, 2, 1))
+    (_, _, _, _, _, weighed, _), (_, _, _, _, _, answered) = [each for each in asked if each[0] == "fakes:echo"]
+    assert set(weighed) == {-1} and set(answered) == {0}
+
+
+def test_tilted_has_no_place_in_a_chain(tmp_path):
+    with pytest.raises(ValueError, match="no place in a chain"):
+        arms.build("chain:tilted+untrained", tmp_path, "p", "r")

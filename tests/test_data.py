@@ -187,10 +187,16 @@ def test_unknown_split():
         data.load("sandbox", "dev")
 
 
-def test_sandbox_splits_share_no_prompt():
-    train, test = data.load("sandbox", "train"), data.load("sandbox", "test")
-    assert {row.prompt_set for row in train + test} == {"sandbox"} and {row.split for row in test} == {"test"}
-    assert data.overlap(train, test, 1.0) == set()
+SANDBOX_SETS = ("sandbox", "sandbox_lists", "sandbox_mixed")
+
+
+@pytest.mark.parametrize("name", SANDBOX_SETS)
+def test_no_test_prompt_of_a_sandbox_set_is_a_training_prompt_of_any(name):
+    train = [row for each in SANDBOX_SETS for row in data.load(each, "train")]
+    test = data.load(name, "test")
+    assert {row.prompt_set for row in test} == {name} and {row.split for row in test} == {"test"}
+    assert len(test) >= 100 and data.overlap(train, test, 1.0) == set()
+    assert len(data.load(name, "test", num_prompts=100)) == 100
 
 
 def test_overlap_is_exact_or_above_the_threshold():
@@ -207,6 +213,7 @@ def test_overlap_is_exact_or_above_the_threshold():
 
 def test_seeds(write):
     assert len(data.seeds("sandbox")) > 10 and all(isinstance(seed, str) for seed in data.seeds("sandbox"))
+    assert data.seeds("sandbox_lists") == texts(data.load("sandbox_lists", "train"))
     assert data.seeds(write("s.jsonl", jsonl({"instruction": "a"}, {"instruction": "b"}))) == ["a", "b"]
     with pytest.raises(ValueError, match="no usable prompt for train"):
         data.seeds(write("e.jsonl", jsonl({"instruction": " "})))
@@ -235,7 +242,7 @@ def test_the_shipped_keywords_are_words():
 
 
 def test_check_takes_what_can_exist(write):
-    for ref in ("sandbox", "vicuna", "ultrafeedback", "owner/name-v1.5", write("a.csv", "prompt\na\n")):
+    for ref in (*SANDBOX_SETS, "vicuna", "ultrafeedback", "owner/name-v1.5", write("a.csv", "prompt\na\n")):
         data.check(ref)
 
 
@@ -244,7 +251,8 @@ def test_check_takes_what_can_exist(write):
     [
         ("vicunna", ValueError, "unknown prompt set 'vicunna': did you mean vicuna"),
         ("Dolly15k", ValueError, "did you mean dolly_15k"),
-        ("zzz", ValueError, "known are sandbox, vicuna"),
+        ("zzz", ValueError, "known are sandbox, sandbox_lists, sandbox_mixed, vicuna"),
+        ("sandbox_list", ValueError, "did you mean sandbox_lists"),
         ("missing/file.jsonl", FileNotFoundError, "missing/file.jsonl not found at /"),
         ("prompts.txt", ValueError, "another kind of file: name a .json"),
         ("a/b/c", ValueError, "unknown prompt set"),

@@ -15,14 +15,20 @@ PACKAGE = ROOT / "nbutils"
 # Twin of the README's table. Within a layer a module may use those named before it.
 LAYERS = (
     ("paths", "records", "stats", "templates", "redaction", "params", "experiments", "steps"),
-    ("novelty", "models", "generate", "readers", "hub", "data", "tables", "plots", "gather"),
-    ("rewards", "judge", "arms", "training", "collect", "theory", "ppo", "alignpro", "poir"),
+    (
+        *("novelty", "models", "generate", "likelihood", "readers", "hub", "data", "pairs"),
+        *("margins", "tables", "paper", "plots", "gather"),
+    ),
+    (
+        *("training", "rewards", "judge", "theory", "arms", "collect", "probe", "frontier", "ppo"),
+        *("alignpro", "poir"),
+    ),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "cli"),
 )
 MODULES = [module for layer in LAYERS for module in layer]
 METHODS = {"collect", "alignpro", "poir"}  # one method each: none imports another
 SANDBOX_MAY_USE = set(LAYERS[0] + LAYERS[1])
-NO_TORCH = (*LAYERS[0], "plots", "tables", "gather")
+NO_TORCH = (*LAYERS[0], "pairs", "margins", "tables", "paper", "plots", "gather", "theory", "frontier")
 STARTS_LIGHT = ("nbutils", *(f"nbutils.{module}" for module in (*NO_TORCH, *LAYERS[3])))
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
 

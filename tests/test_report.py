@@ -87,6 +87,45 @@ def test_table_cases_figures_and_steps_are_there(plot):
     assert "65 s" in text and "in all2 min2,400" in text  # 2 × 65.2 seconds, 2 × 1,200 tokens
 
 
+JUDGED = tuple(
+    f"{name}_{order}"
+    for order in ("arm_first", "baseline_first")
+    for name in ("verdict", "arm_score", "baseline_score", "judge")
+)
+
+
+def test_cases_show_each_orders_verdict_scores_and_the_judges_words(plot):
+    heard = ("win", 8.0, 7.5, "8 7.5\nMore detail.", "unscored (empty answer)", "", "", "")
+    baseline = ("main", "s", "1", "the otter?", "nan", "the otter?", "an animal", 0.1, "", *[""] * 8)
+    arm = ("main", "s", "1", "the otter?", "poir", "in detail", "it swims", 0.5, "win", *heard)
+    write_csv(plot / "tables" / "cases.csv", CASES + JUDGED, [baseline, arm])
+    page = report.write_report("tiny").read_text("utf-8")
+    text = " ".join(visible_text(page).split())
+    assert (
+        "shown first: win, 8 to 7.5" in text
+        and "More detail." in text
+        and "shown second: unscored (empty answer)" in text
+    )
+    assert page.count('<div class="label">judge</div>') == 1  # none for the baseline
+    assert page.count("<summary>shown first") == 1 and page.count("<summary>shown second") == 0
+
+
+@pytest.mark.parametrize("text", HOSTILE_HTML)
+def test_a_judges_hostile_words_stay_text(plot, text):
+    row = ("main", "s", "1", "the otter?", "poir", "in detail", "it swims", 0.5, "win", *[text] * 8)
+    write_csv(plot / "tables" / "cases.csv", CASES + JUDGED, [row])
+    page = report.write_report("tiny").read_text("utf-8")
+    assert active_content(page) == [] and visible_text(page).count(text) >= 4
+
+
+def test_the_papers_figures_have_a_section_of_their_own(plot):
+    for name in ("paper_rewards", "paper_variances", "win_percentages"):
+        paths.write_atomic(plot / "figures" / f"{name}.png", PNG)
+    text = visible_text(report.write_report("tiny").read_text("utf-8"))
+    places = [text.index(word) for word in ("Results", "As the Align-Pro paper", "Figure 2", "Figure 3", "Table 1")]
+    assert places == sorted(places)
+
+
 def test_links_to_notebooks_that_are_not_there_are_left_out(plot):
     (plot / "../../main/collect/notebook.html").resolve().unlink()
     assert "main/collect/notebook.html" not in report.write_report("tiny").read_text("utf-8")

@@ -1,4 +1,7 @@
-"""The sandbox: its world, gold scorer and judge by hand-computed cases, and the shipped weights by their figures."""
+"""The sandbox: its world, gold scorer and judge by hand-computed cases, and the shipped weights by their figures.
+
+The second family of models is measured as the first is, and shares nothing with it but the recipe and the referees.
+"""
 
 import random
 import stat
@@ -6,7 +9,7 @@ import stat
 import pytest
 
 from nbutils import templates
-from nbutils.sandbox import gold, judge, lessons, world
+from nbutils.sandbox import gold, judge, lessons, prompt_sets, world
 
 VAGUE = "tell me about the fox."
 FOOD, HOME, SIZE = "the fox eats mice.", "the fox lives in forests.", "the fox is small in size."
@@ -32,22 +35,57 @@ def test_every_fact_reads_back_as_itself():
             assert world.parse_fact(world.fact(subject, attribute)) == (subject, attribute, value)
 
 
-def test_prompt_sets_keep_to_their_side_of_the_split():
-    train, test = world.prompts("train"), world.prompts("test")
-    assert len(train) >= 600 and len(test) >= 200
-    assert {row["split"] for row in train} == {"train"} and {row["split"] for row in test} == {"test"}
-    for rows, subjects in ((train, world.TRAINING), (test, world.HELD_OUT)):
+def test_the_first_prompt_set_is_mostly_vague():
+    train, test = prompt_sets.prompts("sandbox", "train"), prompt_sets.prompts("sandbox", "test")
+    assert len(train) == 700 and len(test) == 212
+    for rows in (train, test):
+        assert sum(not world.parse_prompt(row["prompt"]).attributes for row in rows) > 0.8 * len(rows)
+    assert train == prompt_sets.prompts("sandbox", "train") != sorted(train, key=lambda row: row["prompt"])
+
+
+def test_the_second_prompt_set_names_attributes_in_every_prompt():
+    for split, num_rows in (("train", 640), ("test", 160)):
+        asked = [world.parse_prompt(row["prompt"]) for row in prompt_sets.prompts("sandbox_lists", split)]
+        assert len(asked) == num_rows and {len(each.attributes) for each in asked} == {1, 2, 3}
+
+
+def test_the_third_prompt_set_holds_every_kind_of_prompt():
+    for split, subjects in (("train", world.TRAINING), ("test", world.HELD_OUT)):
+        texts = [row["prompt"] for row in prompt_sets.prompts("sandbox_mixed", split)]
+        asked = [world.parse_prompt(text) for text in texts]
+        num_detail, num_lists = sum(each.detail for each in asked), sum(bool(each.attributes) for each in asked)
+        assert (num_detail, num_lists, len(asked)) == tuple(times * len(subjects) for times in (5, 5, 16))
+        assert sum(text.startswith(world.OPENINGS) for text in texts) > 0.9 * len(texts)
+
+
+@pytest.mark.parametrize("name", prompt_sets.NAMES)
+def test_prompt_sets_keep_to_their_side_of_the_split(name):
+    from nbutils.sandbox import measure
+
+    for split, subjects in (("train", world.TRAINING), ("test", world.HELD_OUT)):
+        rows = prompt_sets.prompts(name, split)
         texts = [row["prompt"] for row in rows]
-        assert len(set(texts)) == len(texts)
+        assert {row["split"] for row in rows} == {split} and all(measure.is_well_formed(text) for text in texts)
         assert {world.parse_prompt(text).subject for text in texts} == set(subjects)
-        assert sum(not world.parse_prompt(text).attributes for text in texts) > 0.8 * len(texts)
-    assert train == world.prompts("train") != sorted(train, key=lambda row: row["prompt"])
-    with pytest.raises(ValueError, match="train or test"):
-        world.prompts("dev")
+        held_out = [world.phrase(pattern, subject) for pattern in world.VAGUE_HELD_OUT for subject in subjects]
+        assert any(text.endswith(tuple(held_out)) for text in texts) == (split == "test" and name != "sandbox_lists")
+
+
+def test_no_prompt_is_in_two_sets_or_in_both_splits_or_twice():
+    both = [(name, split) for name in prompt_sets.NAMES for split in ("train", "test")]
+    texts = [row["prompt"] for each in both for row in prompt_sets.prompts(*each)]
+    assert len(set(texts)) == len(texts) == 700 + 212 + 2 * (640 + 160)
+
+
+def test_unknown_prompt_sets_and_splits():
+    with pytest.raises(ValueError, match="train or test, got 'dev'"):
+        prompt_sets.prompts("sandbox", "dev")
+    with pytest.raises(ValueError, match="one of sandbox, sandbox_lists, sandbox_mixed, got 'sandbox_vague'"):
+        prompt_sets.prompts("sandbox_vague", "test")
 
 
 def test_seeds_are_about_training_animals():
-    seeds = world.seeds()
+    seeds = prompt_sets.seeds()
     assert len(seeds) == len(set(seeds)) == 40
     assert {world.parse_prompt(seed).subject for seed in seeds} <= set(world.TRAINING)
 
@@ -201,37 +239,70 @@ def test_sentences_are_labelled_for_their_prompt():
 
 # Shipped weights
 
-
-@pytest.fixture(scope="module")
-def figures():
-    from nbutils.sandbox import measure
-
-    return measure.measure()
+FAMILIES = ("base", "llama")
 
 
 @pytest.mark.slow
-def test_shipped_weights_reach_the_figures_of_the_recipe(figures):
+@pytest.mark.parametrize(("name", "num_samples"), [("base", 200), ("llama", 150)])
+def test_shipped_weights_reach_the_figures_of_the_recipe(name, num_samples):
+    from nbutils.sandbox import measure, recipe, shipped
+
+    bounds = recipe.FAMILIES[name].figures
+    figures = measure.measure(shipped.WEIGHTS / name, num_samples=num_samples)
+    missed = {key: figures[key] for key, (low, high) in bounds.items() if not low <= figures[key] <= high}
+    assert set(figures) == set(bounds) and not missed
+    assert figures["untrained_gold"] > figures["nan_gold"]
+
+
+def test_families_differ_in_all_but_the_recipe():
     from nbutils.sandbox import recipe
 
-    missed = {name: figures[name] for name, (low, high) in recipe.FIGURES.items() if not low <= figures[name] <= high}
-    assert set(figures) == set(recipe.FIGURES) and not missed
+    first, second = (recipe.FAMILIES[name] for name in FAMILIES)
+    for key in ("name", "config", "seed", "vocabulary", "hidden_size", "num_layers", "num_heads"):
+        assert getattr(first, key) != getattr(second, key), key
+    assert set(second.exceptions) <= set(recipe.FIGURES)
+
+
+def test_shipped_families_have_tokenizers_of_their_own():
+    from nbutils.sandbox import recipe, shipped
+
+    first, second = (shipped.load_base(shipped.WEIGHTS / name)[1] for name in FAMILIES)
+    assert [len(first), len(second)] == [recipe.FAMILIES[name].vocabulary for name in FAMILIES]
+    assert first.get_vocab() != second.get_vocab()
+    prompts = [row["prompt"] for row in prompt_sets.prompts("sandbox", "test")]
+    assert all(first(text).input_ids != second(text).input_ids for text in prompts)
+    assert [second.decode(second(text).input_ids) for text in prompts] == prompts
+
+
+def test_any_loader_reads_the_second_family_as_it_was_trained():
+    from transformers import AutoTokenizer
+
+    from nbutils.sandbox import shipped
+
+    tasks, rng = lessons.Tasks(), random.Random(0)
+    texts = [shipped.render(*tasks.sample(rng)[:2]) for _ in range(100)]
+    loaded = AutoTokenizer.from_pretrained(shipped.WEIGHTS / "llama")
+    trained = shipped.load_base(shipped.WEIGHTS / "llama")[1]
+    assert loaded(texts).input_ids == trained(texts).input_ids
 
 
 def test_shipped_files_are_small_readable_and_safe():
     from nbutils.sandbox import shipped
 
     files = [path for path in shipped.WEIGHTS.rglob("*") if path.is_file()]
+    assert {path.parent.name for path in files} == {*FAMILIES, "reward"}
     assert sum(path.stat().st_size for path in files) <= 8e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444 for path in files)
 
 
-def test_shipped_models_load_as_any_other_and_train_in_the_format_they_are_asked_in():
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+@pytest.mark.parametrize("name", FAMILIES)
+def test_shipped_models_load_as_any_other_and_train_in_the_format_they_are_asked_in(name):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from nbutils.sandbox import recipe, shipped
 
-    tokenizer = AutoTokenizer.from_pretrained(shipped.WEIGHTS / "base")
+    tokenizer = AutoTokenizer.from_pretrained(shipped.WEIGHTS / name)
     assert None not in (tokenizer.pad_token_id, tokenizer.eos_token_id)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     question = [{"role": "user", "content": VAGUE}]
@@ -241,9 +312,50 @@ def test_shipped_models_load_as_any_other_and_train_in_the_format_they_are_asked
     start = learnt.index(True)
     assert tokenizer(told).input_ids == ids and tokenizer(asked).input_ids == ids[:start] and all(learnt[start:])
     assert tokenizer.decode(tokenizer("naïve 中文 {x}\u2028\n").input_ids) == "naïve 中文 {x}\u2028\n"
-    base = AutoModelForCausalLM.from_pretrained(shipped.WEIGHTS / "base")
-    reward = AutoModelForSequenceClassification.from_pretrained(shipped.WEIGHTS / "reward")
-    assert base.config.max_position_embeddings == 8192
-    assert base.dtype == reward.dtype and str(base.dtype) == "torch.float32"
-    assert reward.config.num_labels == 1 and reward.config.pad_token_id == tokenizer.pad_token_id
-    assert base.generation_config.temperature in (None, 1.0) and not base.generation_config.do_sample
+    model = AutoModelForCausalLM.from_pretrained(shipped.WEIGHTS / name)
+    assert isinstance(model.config, recipe.FAMILIES[name].config) and model.config.max_position_embeddings == 8192
+    assert str(model.dtype) == "torch.float32" and 0.7e6 < model.num_parameters() < 0.9e6
+    assert model.generation_config.temperature in (None, 1.0) and not model.generation_config.do_sample
+
+
+def test_the_shipped_reward_model_loads_as_any_other():
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from nbutils.sandbox import shipped
+
+    model = AutoModelForSequenceClassification.from_pretrained(shipped.WEIGHTS / "reward")
+    assert str(model.dtype) == "torch.float32" and model.config.num_labels == 1
+    assert model.config.pad_token_id == AutoTokenizer.from_pretrained(shipped.WEIGHTS / "reward").pad_token_id
+
+
+def test_the_sandbox_names_both_families():
+    from nbutils import models
+    from nbutils.sandbox import shipped
+
+    for prefix, folder in (("", "base"), ("llama_", "llama")):
+        for role in ("prompter", "responder"):
+            assert models.resolve(f"sandbox/{prefix}{role}") == str(shipped.WEIGHTS / folder)
+
+
+# Optimizer
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (4, 4)])
+def test_muon_takes_the_steps_of_torch_up_to_rounding(shape):
+    """torch computes updates in bfloat16, three digits, and the iteration widens that to a few parts in a hundred."""
+    import torch
+
+    from nbutils.sandbox import muon
+
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = (
+        muon.Muon([ours], lr=0.01, weight_decay=0.05),
+        torch.optim.Muon([theirs], lr=0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.03 * (theirs - start).norm()

@@ -114,16 +114,63 @@ def test_frontier_rises_and_lies_above_every_prompter_of_the_same_kl():
             assert (other * rewards).sum(-1).mean() <= np.interp(at, kl, reward) + 0.02
 
 
-def test_band_holds_the_curve_and_says_nothing_about_one_prompt():
+def test_attainable_curve_of_two_rewrites_by_hand():
+    """λ = 1/ln 3. Responses of the first rewrite 0 and 1, of the second 1 and 0: each half prefers the rewrite that the
+    other half finds worse, so cross-fitting earns ¼ where the plug-in, whose means are equal, says ½."""
+    (row,) = theory.attainable([[[0.0, 1.0], [1.0, 0.0]]], [1 / math.log(3)])
+    assert row["reward"] == pytest.approx(0.25) and row["reward_plug_in"] == pytest.approx(0.5)
+    assert row["kl"] == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+    assert math.isnan(row["reward_low"]) and math.isnan(row["kl_high"])  # one prompt: no interval
+
+
+def test_attainable_curve_brackets_the_exact_one():
+    """400 prompts alike, 5 rewrites with known means, noisy rewards: cross-fitted below, plug-in above, both close."""
     rng = np.random.default_rng(5)
-    rewards = rng.normal(size=(40, 16, 3))
-    weights = [0.2, 1.0, 5.0]
-    for point, band in zip(
-        theory.frontier(rewards.mean(-1), weights), theory.frontier_band(rewards, weights, 0, 300), strict=True
+    means, prior = np.array([0.0, 0.5, 1.0, 1.5, 2.0]), np.full(5, 0.2)
+    drawn = rng.choice(5, p=prior, size=(400, 64))
+    noisy = means[drawn][..., None] + rng.normal(size=(400, 64, 4))
+    for row in theory.attainable(noisy, [0.3, 1.0, 4.0], num_resamples=200):
+        exact = theory.optimum(means, row["kl_weight"], prior)
+        assert row["reward"] - 0.02 < exact.reward < row["reward_plug_in"] + 0.02
+        assert row["reward_low"] < row["reward"] < row["reward_high"] and row["kl_low"] < row["kl"] < row["kl_high"]
+        assert row["reward_plug_in"] - row["reward"] < 1.3
+
+
+def test_one_response_has_nothing_to_cross():
+    rewards = np.random.default_rng(1).normal(size=(4, 6, 1))
+    for row, exact in zip(
+        theory.attainable(rewards, [0.5, 2.0]), theory.frontier(rewards[..., 0], [0.5, 2.0]), strict=True
     ):
-        assert band["reward_low"] < point["reward"] < band["reward_high"] + 0.2
-        assert band["kl_low"] < point["kl"] * 1.2
-    assert math.isnan(theory.frontier_band(rewards[:1], [1.0], 0)[0]["reward_low"])
+        assert {name: row[name] for name in exact} == pytest.approx(exact) and row["reward"] == row["reward_plug_in"]
+
+
+def enumerable(rng, responses=5, rewrites=3):
+    """(r, π_F(y|x), π_F(y|x'), ρ_sft) of one prompt."""
+    rewards = rng.normal(size=(1, responses))
+    return rewards, policies(rng, 1, responses), policies(rng, 1, rewrites, responses), policies(rng, 1, rewrites)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sampled_bound_agrees_with_the_enumerated_one(seed):
+    """20,000 own responses, 300 rewrites × 600 responses of a policy that can be enumerated."""
+    rng = np.random.default_rng(seed)
+    rewards, frozen, rewritten, prior = enumerable(rng)
+    exact = theory.bound(rewards, frozen, rewritten, prior, 0.4, 0.6)
+    own = rng.choice(5, p=frozen[0], size=20_000)
+    drawn = rng.choice(3, p=prior[0], size=300)
+    told = np.stack([rng.choice(5, p=rewritten[0, each], size=600) for each in drawn])
+    with np.errstate(divide="ignore"):
+        log_ratios = np.log(rewritten[0, drawn][:, own]) - np.log(frozen[0, own])
+    found = theory.bound_from_samples(rewards[:, own], rewards[0][told][None], log_ratios[None], 0.4, 0.6)
+    for name in ("gap", "finetuning", "rewriting", "tilting", "right_side"):
+        assert getattr(found, name)[0] == pytest.approx(getattr(exact, name), abs=0.12 * exact.max_reward), name
+    assert found.max_reward <= exact.max_reward + 1e-12 and found.gap[0] <= found.right_side[0]
+
+
+def test_bound_without_probabilities_keeps_what_is_known():
+    found = theory.bound_from_samples([[0.0, 1.0]], [[[0.5], [1.5]]], [[[np.nan] * 2] * 2], 0.5, 0.5)
+    assert np.isnan(found.rewriting).all() and np.isnan(found.right_side).all()
+    assert np.isfinite([found.gap, found.finetuning, found.tilting]).all() and found.max_reward == 1.5
 
 
 def test_self_normalised_estimate_approaches_the_truth():

@@ -4,19 +4,27 @@ An arm has one colour in every figure. Data that is empty or all missing gives a
 pyplot's: a notebook shows them by itself where the cell does not end with one (`plots.reward_means(summary);`).
 """
 
+from nbutils.plots.calibration import reward_calibration
 from nbutils.plots.collection import collection_funnel, score_rounds
 from nbutils.plots.evaluation import reward_distributions, reward_means, reward_variances, win_tie_lose
+from nbutils.plots.frontier import reward_kl_frontier
+from nbutils.plots.paper import grouped_rewards, grouped_variances, win_percentages
 from nbutils.plots.parts import save
 from nbutils.plots.training import preference_curves, training_curves
 
 __all__ = [
     "collection_funnel",
+    "grouped_rewards",
+    "grouped_variances",
     "preference_curves",
+    "reward_calibration",
     "reward_distributions",
+    "reward_kl_frontier",
     "reward_means",
     "reward_variances",
     "save",
     "score_rounds",
     "training_curves",
+    "win_percentages",
     "win_tie_lose",
 ]

@@ -32,6 +32,9 @@ TRAINING_PANELS = (
         "length (tokens per sequence)",
     ),
     (("reward_sd", "reward_std"), "Spread of rewards", "SD of rewards (reward-model units)"),
+    (("value_loss",), "Value loss", "value loss"),
+    (("explained_variance",), "Critic", "explained variance of the returns"),
+    (("clip_fraction",), "Clipped", "share of tokens clipped"),
 )
 PREFERENCE_PANELS = (
     (("loss",), "Loss", "loss (nats)"),

@@ -1,16 +1,20 @@
-"""The figures that the sandbox's weights are held to: each a share or a mean, from seeded samples at temperature 1."""
+"""The figures that the sandbox's weights are held to: each a share or a mean, from seeded samples at temperature 1.
 
+The one reward model reads the answers of either family, through the reward model's own tokenizer.
+"""
+
+import functools
 import random
 import re
 
 import torch
 
 from nbutils import templates
-from nbutils.sandbox import gold, lessons, preferences, shipped, world
+from nbutils.sandbox import gold, lessons, preferences, prompt_sets, shipped, world
 
 
-def measure(base_folder=shipped.WEIGHTS / "base", reward_folder=shipped.WEIGHTS / "reward", num_samples=200, seed=1):
-    """{figure: value} of the weights in two folders; num_samples: examples per figure."""
+def measure(base_folder, reward_folder=shipped.WEIGHTS / "reward", num_samples=200, seed=1):
+    """{figure: value} of a base model and the reward model in two folders; num_samples: examples per figure."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model, tokenizer = shipped.load_base(base_folder)
@@ -21,7 +25,8 @@ def measure(base_folder=shipped.WEIGHTS / "base", reward_folder=shipped.WEIGHTS 
 
     figures = measure_answers(rng, ask, num_samples) | measure_prompter(rng, ask, tasks, num_samples)
     figures |= measure_collecting(rng, ask, tasks, num_samples)
-    return figures | measure_reward(rng, model, tokenizer, shipped.load_reward(reward_folder), num_samples)
+    candidates = functools.partial(preferences.candidates, model, tokenizer, rng)
+    return figures | measure_reward(rng, candidates, *shipped.load_reward(reward_folder), num_samples)
 
 
 def _share(flags):
@@ -54,7 +59,7 @@ def measure_answers(rng, ask, num_samples):
 def measure_prompter(rng, ask, tasks, num_samples):
     """Mean gold on test prompts with no prompter (nan), with the untrained prompter, and with rewrite-then-answer;
     the shares of well-formed rewrites and of changed subjects."""
-    prompts = [row["prompt"] for row in world.prompts("test")]
+    prompts = [row["prompt"] for row in prompt_sets.prompts("sandbox", "test")]
     prompts = (prompts * (1 + num_samples // len(prompts)))[:num_samples]
     rewrites = ask([tasks.request("meta_prompt", prompt=each) for each in prompts])
     behind = ask([tasks.request("rewrite_answer", prompt=each) for each in prompts])
@@ -93,7 +98,7 @@ def is_well_formed(prompt):
 def measure_collecting(rng, ask, tasks, num_samples):
     """Shares of invented prompts that parse and keep to training animals, of right critique scores, and of revised
     prompts that parse, fit 1.5 times the length, and ask in detail or for a list."""
-    seeds = [rng.sample(world.seeds(), rng.randint(1, 5)) for _ in range(num_samples)]
+    seeds = [rng.sample(prompt_sets.seeds(), rng.randint(1, 5)) for _ in range(num_samples)]
     texts = ask([tasks.request("invent", seeds=templates.seed_block(each)) for each in seeds])
     invented = [text for each in texts for text in templates.parse_instructions(each)]
     questions = [world.parse_prompt(text) for text in invented]
@@ -124,11 +129,11 @@ def measure_collecting(rng, ask, tasks, num_samples):
     }
 
 
-def measure_reward(rng, base, tokenizer, model, num_samples):
+def measure_reward(rng, candidates, model, tokenizer, num_samples):
     """Pair accuracy of the reward model about held-out and about training animals, gold scores 0.15 or more apart."""
     figures = {}
     for name, subjects in (("held_out", world.HELD_OUT), ("training", world.TRAINING)):
-        groups = preferences.candidates(base, tokenizer, rng, subjects, num_samples)
+        groups = candidates(subjects, num_samples)
         rows = preferences.preference_pairs(rng, groups, margin=0.149)
         prompts = [row["prompt"] for row in rows]
         chosen, rejected = (

@@ -1,25 +1,27 @@
-"""How the sandbox's base model is made, and the figures that the shipped weights are held to.
+"""How the sandbox's base models are made, and the figures that the shipped weights are held to.
 
+There are two families, of another architecture, size, tokenizer and seed; each model is prompter and responder in one.
 It learns all tasks of lessons.py from scratch, in the very format of its chat template, with the loss on completions
 only. Beside that a linear head, thrown away at the end, learns to say of each sentence of a flawed response whether it
 is true and asked for: without this the critiques stay guesses, and no reward model starting here tells a fact from a
-falsehood about animals that it was not trained on. preferences.py makes the reward model.
+falsehood about animals that it was not trained on. preferences.py makes the one reward model, from the first family.
 """
 
 import math
 import random
 import re
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from nbutils.sandbox import lessons
+from nbutils.sandbox import lessons, muon
 from nbutils.sandbox.shipped import END, PAD, load_base, render, save
 
-FIGURES = {  # what measure.py must find: (least, most)
+FIGURES = {  # what measure.py must find in every family: (least, most)
     "fact_recall": (0.97, 1),
     "detail_gold": (0.93, 1),
     "list_gold": (0.94, 1),
@@ -42,9 +44,44 @@ FIGURES = {  # what measure.py must find: (least, most)
     "reward_pairs_training": (0.95, 1),
 }
 
-SEED = 0
-VOCABULARY = 900
-NUM_STEPS = 1800
+
+@dataclass(frozen=True)
+class Family:
+    """One base model: the folder of its weights, where and how long its training goes, and its shape.
+
+    vocabulary: tokens, the chat's own included. exceptions: bounds of its own in the place of those of FIGURES.
+    """
+
+    name: str
+    config: type
+    seed: int
+    num_steps: int
+    vocabulary: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    exceptions: dict = field(default_factory=dict)
+
+    @property
+    def figures(self):
+        """{figure: (least, most)} for this family."""
+        return FIGURES | self.exceptions
+
+
+BASE = Family("base", Qwen2Config, 0, num_steps=1800, vocabulary=900, hidden_size=128, num_layers=4, num_heads=4)
+LLAMA = Family(
+    "llama",
+    LlamaConfig,
+    1,
+    num_steps=1400,
+    vocabulary=700,
+    hidden_size=160,
+    num_layers=3,
+    num_heads=5,
+    exceptions={"critique_text": (0.78, 1)},  # names the right improvement less often: a layer and 400 steps fewer
+)
+FAMILIES = {family.name: family for family in (BASE, LLAMA)}
+
 BATCH_SIZE = 64
 CUTS = (0, 18, 34, 46, 56, 64)  # a sorted batch goes through in five parts: less padding
 LEARNING_RATE = 2e-3
@@ -60,15 +97,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(texts):
-    """Byte-level BPE with the chat's special tokens."""
+def train_tokenizer(texts, vocabulary):
+    """Byte-level BPE of at most `vocabulary` tokens, the chat's special ones among them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     roles = ["<|system|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[PAD, END, *roles], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=[PAD, END, *roles], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
@@ -83,15 +120,15 @@ def train_tokenizer(texts):
     )
 
 
-def new_model(tokenizer):
-    """A Qwen2-shaped model of about 0.75 M parameters with random weights."""
-    config = Qwen2Config(
+def new_model(family, tokenizer):
+    """A model of the family's shape, about 0.8 M parameters, with random weights."""
+    config = family.config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
+        hidden_size=family.hidden_size,
         intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_hidden_layers=family.num_layers,
+        num_attention_heads=family.num_heads,
+        num_key_value_heads=family.num_heads,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -100,7 +137,7 @@ def new_model(tokenizer):
         initializer_range=0.05,
         dtype="float32",
     )
-    return Qwen2ForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def encode(tokenizer, lesson_rows):
@@ -147,24 +184,25 @@ def _losses(model, head, rows, pad):
     )
 
 
-def train_base(folder, num_steps=NUM_STEPS, seed=SEED):
-    """Train tokenizer and base model and save both to `folder`. Returns (model, tokenizer)."""
-    tasks, rng = lessons.Tasks(), random.Random(seed)
-    torch.manual_seed(seed)
+def train_base(folder, family):
+    """Train a family's tokenizer and base model and save both to `folder`. Returns (model, tokenizer)."""
+    tasks, rng = lessons.Tasks(), random.Random(family.seed)
+    torch.manual_seed(family.seed)
     texts = (render(*tasks.sample(rng)[:2]) for _ in range(20000))
-    tokenizer = train_tokenizer(text for text in texts if re.fullmatch(r"[\w .,:?|<>#\n-]+", text, re.ASCII))
-    model = new_model(tokenizer).train()
+    plain = (text for text in texts if re.fullmatch(r"[\w .,:?|<>#\n-]+", text, re.ASCII))
+    tokenizer = train_tokenizer(plain, family.vocabulary)
+    model = new_model(family, tokenizer).train()
     head = torch.nn.Linear(model.config.hidden_size, len(lessons.LABELS))
     parameters = [*model.parameters(), *head.parameters()]
     matrices = [each for name, each in model.named_parameters() if each.ndim == 2 and "embed" not in name]
     others = [each for each in parameters if all(each is not other for other in matrices)]
     optimizers = (
-        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        muon.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.05),
         torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
     )
-    bar = tqdm(range(num_steps), desc="base model")
+    bar = tqdm(range(family.num_steps), desc=f"{family.name} model")
     for step in bar:
-        rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / family.num_steps))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = LEARNING_RATE * rate
         rows = encode(tokenizer, [tasks.sample(rng) for _ in range(BATCH_SIZE)])

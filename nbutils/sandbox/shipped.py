@@ -27,13 +27,14 @@ def save(model, tokenizer, folder):
 
 def load_base(folder=WEIGHTS / "base"):
     """(model, tokenizer) in float32, in eval mode."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def load_reward(folder=WEIGHTS / "reward"):
-    """Reward model in float32, in eval mode."""
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    """(reward model, its tokenizer) in float32, in eval mode."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ or names a *list* of attributes ("what are the food and home of the fox?"). Ten 
 held out: no seed, training prompt, invented prompt or preference pair uses them.
 """
 
-import random
 import re
 from typing import NamedTuple
 
@@ -143,49 +142,6 @@ EVASIVE = (
 )
 UNCLEAR = ("i am not sure what you mean.", "please ask in another way.", "i do not know that.")
 
-SEEDS = """
-tell me about the fox.
-what is a wolf like?
-so, what do you know about the whale?
-say something about the parrot.
-i want to know about the horse.
-can you tell me about the frog?
-what can you say about the penguin?
-talk about the bear.
-what is a zebra?
-the squirrel, please.
-i would like to hear about the tiger.
-hello, do you know the beaver?
-let us talk about the cow.
-have you heard of the kangaroo?
-how would you describe the bat?
-my question is about the swan.
-please tell me about the elephant.
-well, what is a mole like?
-what do you know about the rabbit?
-say something about the pig.
-today, i want to know about the shark.
-can you tell me about the gorilla?
-what can you say about the hedgehog?
-talk about the duck.
-hello, what is a crocodile?
-the giraffe, please.
-i would like to hear about the crow.
-do you know the mouse?
-now, let us talk about the lion.
-have you heard of the seal?
-how would you describe the turtle?
-my question is about the deer.
-describe the eagle in detail.
-give three facts about the monkey.
-tell me three things about the sheep.
-explain the snake in detail.
-what are the food and home of the goose?
-what is the sound of the toad?
-name the size, colour and hours of the rat.
-tell me the food of the sparrow.
-"""
-
 
 class Question(NamedTuple):
     """What a prompt asks for: an animal, and the attributes it names (none: any three)."""
@@ -238,30 +194,3 @@ def parse_fact(sentence):
         if found and found[1] in FACTS and found[2] in VALUES[name]:
             return found[1], name, found[2]
     return None
-
-
-def prompts(split):
-    """Rows of the prompt set `sandbox`: train (training animals and phrasings) or test (the held-out animals)."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be train or test, got {split!r}")
-    subjects, patterns, num_lists = (
-        (TRAINING, VAGUE, 60) if split == "train" else (HELD_OUT, VAGUE_HELD_OUT + VAGUE, 12)
-    )
-    rng = random.Random(f"prompts {split}")
-    texts = [phrase(pattern, subject) for subject in subjects for pattern in patterns]
-    lists = [
-        phrase(
-            rng.choice(LISTS),
-            subjects[i % len(subjects)],
-            sorted(rng.sample(ATTRIBUTES, 1 + i % 3), key=ATTRIBUTES.index),
-        )
-        for i in range(num_lists)
-    ]
-    texts = list(dict.fromkeys(texts + lists))
-    rng.shuffle(texts)
-    return [{"prompt": text, "split": split} for text in texts]
-
-
-def seeds():
-    """Forty prompts as a person would write them, about training animals."""
-    return SEEDS.strip().splitlines()

@@ -1,0 +1,124 @@
+"""Samples behind the reward-KL frontier: what the untrained and the trained policy write for held-out prompts.
+
+For each prompt x: num_rewrites responses of the frozen responder to x itself (own), as many rewrites of the untrained
+prompter (initial), a quarter as many of each checkpoint (step N, trained), num_responses responses to each rewrite,
+and r(x, y) of every one. What a trained policy wrote has its log-ratio to the untrained one, whose mean is
+KL(ρ ‖ ρ_sft) in nats per rewrite. nbutils.frontier makes the curve, the points and the bound of these rows.
+
+With policy `responder` (the RLHF oracle) a draw is the response itself: own and initial are then the same.
+"""
+
+from dataclasses import dataclass, replace
+
+from nbutils import arms, rewards, templates
+from nbutils.generate import Generation, Sampling, generate
+from nbutils.likelihood import knows_probabilities, log_probabilities
+from nbutils.models import Runtime
+from nbutils.records import Journal, Prompt, Sample, Shift
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is asked, and of whom. rewriting, responding: how rewrites and responses are drawn."""
+
+    policy: str
+    prompter: str
+    responder: str
+    reward_model: str
+    templates: str
+    num_rewrites: int
+    num_responses: int
+    rewriting: Sampling
+    responding: Sampling
+    runtime: Runtime = Runtime()
+
+    @property
+    def num_after(self) -> int:
+        """Draws of each checkpoint: a quarter as many, at least 2."""
+        return max(2, self.num_rewrites // 4)
+
+
+def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str], journal: Journal | None = None):
+    """Samples of all sources, in order: own, initial (policy prompter), then each checkpoint.
+
+    checkpoints: {source: model folder}. What is in the journal is not asked again.
+    """
+    if not prompts:
+        return []
+    made = _responses(probe, prompts, "own", probe.responder, probe.num_rewrites, journal)
+    if probe.policy == "responder":
+        for source, model in checkpoints.items():
+            made += _responses(probe, prompts, source, model, probe.num_after, journal)
+        return made
+    made += _rewrites(probe, prompts, "initial", probe.prompter, probe.num_rewrites, journal)
+    for source, model in checkpoints.items():
+        made += _rewrites(probe, prompts, source, model, probe.num_after, journal)
+    return made
+
+
+def shifts(probe: Probe, samples: list[Sample], most: int = 8) -> list[Shift]:
+    """log π_F(y|x') − log π_F(y|x) for `most` own responses y and `most` initial rewrites x' of each prompt.
+
+    Empty for a responder that tells no probabilities (an API, a function), and where no rewrite was drawn.
+    """
+    if not knows_probabilities(probe.responder):
+        return []
+    own = [row for row in samples if row.source == "own" and row.draw < most and row.reason is None]
+    drawn = {(row.prompt_id, row.draw): row.rewrite for row in samples if row.source == "initial" and row.draw < most}
+    pairs = [
+        (number, drawn[prompt_id, number], y) for prompt_id, number in drawn for y in own if y.prompt_id == prompt_id
+    ]
+    texts, ends = [y.response for *_, y in pairs], [y.finished for *_, y in pairs]
+    asked = [arms.sent(rewrite, y.prompt) for _, rewrite, y in pairs], [y.prompt for *_, y in pairs]
+    after, before = (
+        log_probabilities(probe.responder, prompts, texts, ends, probe.responding, probe.runtime) for prompts in asked
+    )
+    found = zip(pairs, after, before, strict=True)
+    return [Shift(y.prompt_id, number, y.draw, a - b) for (number, _, y), a, b in found]
+
+
+def _responses(probe: Probe, prompts: list[Prompt], source: str, model: str, number: int, journal) -> list[Sample]:
+    """`number` responses of model to each prompt itself."""
+    rows = [
+        Sample(row.prompt_id, row.prompt, source, i, row.prompt, 0, "", None) for row in prompts for i in range(number)
+    ]
+    numbers, texts = [row.draw for row in rows], [row.prompt for row in rows]
+    made = generate(model, texts, probe.responding, probe.runtime, journal, numbers, f"{source}: responses")
+    ratios = [None] * len(rows) if source == "own" else _log_ratios(probe, model, texts, made, probe.responding)
+    return _scored(probe, [replace(row, log_ratio=each) for row, each in zip(rows, ratios, strict=True)], made, journal)
+
+
+def _rewrites(probe: Probe, prompts: list[Prompt], source: str, model: str, number: int, journal) -> list[Sample]:
+    """`number` rewrites of each prompt by model, and num_responses responses to each."""
+    asked = [(row, i) for row in prompts for i in range(number)]
+    requests = arms.rewrite_requests(templates.load("meta_prompt", probe.templates), [row.prompt for row, _ in asked])
+    numbers, label = [i for _, i in asked], f"{source}: rewrites"
+    made = generate(model, requests, probe.rewriting, probe.runtime, journal, numbers, label)
+    ratios = [0.0] * len(made) if source == "initial" else _log_ratios(probe, model, requests, made, probe.rewriting)
+    rows = [
+        Sample(row.prompt_id, row.prompt, source, i, arms.clean_rewrite(text.text), j, "", None, ratio)
+        for (row, i), text, ratio in zip(asked, made, ratios, strict=True)
+        for j in range(probe.num_responses)
+    ]
+    sent = [arms.sent(row.rewrite, row.prompt) for row in rows]
+    numbers, label = [row.response_draw for row in rows], f"{source}: responses"
+    heard = generate(probe.responder, sent, probe.responding, probe.runtime, journal, numbers, label)
+    return _scored(probe, rows, heard, journal)
+
+
+def _log_ratios(probe: Probe, model: str, prompts: list, made: list[Generation], sampling: Sampling) -> list[float]:
+    """log trained − log initial probability of each text that model wrote, nats."""
+    before = probe.prompter if probe.policy == "prompter" else probe.responder
+    texts, ends = [each.text for each in made], [each.finish == "stop" for each in made]
+    found = (log_probabilities(each, prompts, texts, ends, sampling, probe.runtime) for each in (model, before))
+    return [a - b for a, b in zip(*found, strict=True)]
+
+
+def _scored(probe: Probe, rows: list[Sample], made: list[Generation], journal) -> list[Sample]:
+    """rows with their responses and the rewards of these against the original prompt."""
+    texts = [None if each.reason else each.text for each in made]
+    scores = rewards.score(probe.reward_model, [row.prompt for row in rows], texts, probe.runtime, journal)
+    return [
+        replace(row, response=each.text, reward=score, finished=each.finish == "stop", reason=each.reason)
+        for row, each, score in zip(rows, made, scores, strict=True)
+    ]
