@@ -1,6 +1,6 @@
 """The reward-KL frontier and Theorem 6.1 measured: tables made of nbutils.probe's samples, with intervals over prompts.
 
-    attainable   for every λ what the closed-form prompter (Eq. 10) over the untrained prompter's samples earns
+    attainable   for every λ what the closed-form prompter (Eq. 10) earns, over the samples
     points       J and KL(ρ ‖ ρ_sft) of each checkpoint, and how much of the attainable gain at its KL it has reached
     gaps         Δ = Δ1 + Δ2 (Eq. 7), from trained arms and, untrained, from tilted samples (Eqs. 4 and 10)
     bound        both sides of Eq. 11 and the budget of section 6
@@ -64,7 +64,7 @@ def _panel(probe) -> str:
 
 
 def _labelled(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """All points with a label: their source, or where several trainings share a panel and arm, cell and λ."""
+    """All points; where several trainings share a panel and arm, the trained ones alone, labelled by λ or by cell."""
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
@@ -73,7 +73,7 @@ def _labelled(parts: list[pd.DataFrame]) -> pd.DataFrame:
     sweep = sweep[table.index]
     varied = table.groupby(["panel", "arm"])["kl_weight"].transform("nunique") > 1
     weights = table.kl_weight.map(lambda value: f"λ {value:g}")
-    return table.assign(label=table.source.where(~sweep, weights.where(varied, table.cell))).reset_index(drop=True)
+    return table.assign(label=table.label.where(~sweep, weights.where(varied, table.cell))).reset_index(drop=True)
 
 
 def _lines(samples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -108,29 +108,43 @@ def rewards_of(samples: pd.DataFrame, source: str) -> np.ndarray:
     return part.reward.to_numpy(float).reshape(shape)
 
 
+def log_ratios_of(samples: pd.DataFrame, source: str) -> np.ndarray:
+    """(num_prompts, num_draws) log-ratios of a source, nats, prompts by their id."""
+    part = samples[(samples.source == source) & (samples.response_draw == 0)].sort_values(["prompt_id", "draw"])
+    return part.log_ratio.to_numpy(float).reshape(part.prompt_id.nunique(), part.draw.nunique())
+
+
 def start(samples: pd.DataFrame) -> str:
     """The source of the untrained policy: initial for a prompter, own for a responder."""
     return "initial" if (samples.source == "initial").any() else "own"
 
 
 def attainable(samples: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The attainable curve (theory.attainable) of the untrained policy, λ from large to small: KL grows."""
+    """The attainable curve (theory.attainable) of the untrained policy, λ from large to small: KL grows.
+
+    Its samples and those of the trained policy together, each weighed by the untrained policy (theory.mixture_prior).
+    """
     if samples.empty:
         return pd.DataFrame(columns=["kl_weight", "kl", "reward", "reward_plug_in"])
-    rewards = rewards_of(samples, start(samples))
+    first = start(samples)
+    rewards, prior = rewards_of(samples, first), None
     spread = rewards.std() or 1.0
-    return pd.DataFrame(theory.attainable(rewards, spread * LEVELS[::-1], seed, _RESAMPLES))
+    if (samples.source == "trained").any():
+        log_ratios = np.concatenate([log_ratios_of(samples, source) for source in (first, "trained")], axis=1)
+        prior = theory.mixture_prior(log_ratios, rewards.shape[1])
+        rewards = np.concatenate([rewards, rewards_of(samples, "trained")], axis=1)
+    return pd.DataFrame(theory.attainable(rewards, spread * LEVELS[::-1], prior, seed, _RESAMPLES))
 
 
 def points(samples: pd.DataFrame, curve: pd.DataFrame, kl_weight: float, seed: int = 0) -> pd.DataFrame:
     """One row per source but own responses: reward J, kl, objective J − λ KL, with bootstrap intervals over prompts.
 
     share_reached: (J − J of the untrained) / (attainable reward at this KL − J of the untrained), missing for the
-    untrained policy itself. N samples show no KL above log N: beyond_samples says that the curve's end was taken
-    instead, so that the true share is at most this one.
+    untrained policy itself. beyond_samples: the curve ends before this KL and its end was taken instead, so that the
+    true share is at most this one. label: for a figure, empty for checkpoints on the way.
     """
     if samples.empty:
-        return pd.DataFrame(columns=["source", "num_prompts", "reward", "kl", "objective", "share_reached"])
+        return pd.DataFrame(columns=["source", "num_prompts", "reward", "kl", "objective", "share_reached", "label"])
     first = start(samples)
     base = rewards_of(samples, first).mean()
     rows = []
@@ -139,12 +153,13 @@ def points(samples: pd.DataFrame, curve: pd.DataFrame, kl_weight: float, seed: i
             continue
         part = samples[samples.source == source]
         each = part.groupby("prompt_id", sort=True)[["reward", "log_ratio"]].mean()
-        kl = each.log_ratio.fillna(0.0).to_numpy()
+        kl = np.zeros(len(each)) if source == first else each.log_ratio.to_numpy()
         row = {"source": source, "num_prompts": len(each)}
         row |= _interval("reward", each.reward.to_numpy(), seed) | _interval("kl", kl, seed)
         row |= _interval("objective", each.reward.to_numpy() - kl_weight * kl, seed)
         rows.append(row | ({} if source == first else _reached(row, curve, base)))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(label=table.source.where(table.source.isin([first, "trained"]), ""))
 
 
 def _reached(row: dict, curve: pd.DataFrame, base: float) -> dict:

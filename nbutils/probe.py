@@ -2,8 +2,8 @@
 
 For each prompt x: num_rewrites responses of the frozen responder to x itself (own), as many rewrites of the untrained
 prompter (initial), a quarter as many of each checkpoint (step N, trained), num_responses responses to each rewrite,
-and r(x, y) of every one. What a trained policy wrote has its log-ratio to the untrained one, whose mean is
-KL(ρ ‖ ρ_sft) in nats per rewrite. nbutils.frontier makes the curve, the points and the bound of these rows.
+and r(x, y) of every one. What a checkpoint wrote has its log-ratio log ρ(x'|x) − log ρ_sft(x'|x), whose mean is
+KL(ρ ‖ ρ_sft) in nats per rewrite; what the untrained policy wrote has that of the trained one. nbutils.frontier makes the curve, the points and the bound of these rows.
 
 With policy `responder` (the RLHF oracle) a draw is the response itself: own and initial are then the same.
 """
@@ -45,14 +45,16 @@ def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str], journ
     """
     if not prompts:
         return []
-    made = _responses(probe, prompts, "own", probe.responder, probe.num_rewrites, journal)
+    last = checkpoints.get("trained")
     if probe.policy == "responder":
+        made = _responses(probe, prompts, "own", probe.responder, last, probe.num_rewrites, journal)
         for source, model in checkpoints.items():
-            made += _responses(probe, prompts, source, model, probe.num_after, journal)
+            made += _responses(probe, prompts, source, model, model, probe.num_after, journal)
         return made
-    made += _rewrites(probe, prompts, "initial", probe.prompter, probe.num_rewrites, journal)
+    made = _responses(probe, prompts, "own", probe.responder, None, probe.num_rewrites, journal)
+    made += _rewrites(probe, prompts, "initial", probe.prompter, last, probe.num_rewrites, journal)
     for source, model in checkpoints.items():
-        made += _rewrites(probe, prompts, source, model, probe.num_after, journal)
+        made += _rewrites(probe, prompts, source, model, model, probe.num_after, journal)
     return made
 
 
@@ -77,24 +79,28 @@ def shifts(probe: Probe, samples: list[Sample], most: int = 8) -> list[Shift]:
     return [Shift(y.prompt_id, number, y.draw, a - b) for (number, _, y), a, b in found]
 
 
-def _responses(probe: Probe, prompts: list[Prompt], source: str, model: str, number: int, journal) -> list[Sample]:
-    """`number` responses of model to each prompt itself."""
+def _responses(
+    probe: Probe, prompts: list[Prompt], source: str, model: str, moved: str | None, number: int, journal
+) -> list[Sample]:
+    """`number` responses of model to each prompt itself; moved: the policy that log_ratio is of."""
     rows = [
         Sample(row.prompt_id, row.prompt, source, i, row.prompt, 0, "", None) for row in prompts for i in range(number)
     ]
     numbers, texts = [row.draw for row in rows], [row.prompt for row in rows]
     made = generate(model, texts, probe.responding, probe.runtime, journal, numbers, f"{source}: responses")
-    ratios = [None] * len(rows) if source == "own" else _log_ratios(probe, model, texts, made, probe.responding)
+    ratios = _log_ratios(probe, moved, texts, made, probe.responding)
     return _scored(probe, [replace(row, log_ratio=each) for row, each in zip(rows, ratios, strict=True)], made, journal)
 
 
-def _rewrites(probe: Probe, prompts: list[Prompt], source: str, model: str, number: int, journal) -> list[Sample]:
-    """`number` rewrites of each prompt by model, and num_responses responses to each."""
+def _rewrites(
+    probe: Probe, prompts: list[Prompt], source: str, model: str, moved: str | None, number: int, journal
+) -> list[Sample]:
+    """`number` rewrites of each prompt by model, num_responses responses to each; moved as for _responses."""
     asked = [(row, i) for row in prompts for i in range(number)]
     requests = arms.rewrite_requests(templates.load("meta_prompt", probe.templates), [row.prompt for row, _ in asked])
     numbers, label = [i for _, i in asked], f"{source}: rewrites"
     made = generate(model, requests, probe.rewriting, probe.runtime, journal, numbers, label)
-    ratios = [0.0] * len(made) if source == "initial" else _log_ratios(probe, model, requests, made, probe.rewriting)
+    ratios = _log_ratios(probe, moved, requests, made, probe.rewriting)
     rows = [
         Sample(row.prompt_id, row.prompt, source, i, arms.clean_rewrite(text.text), j, "", None, ratio)
         for (row, i), text, ratio in zip(asked, made, ratios, strict=True)
@@ -106,11 +112,13 @@ def _rewrites(probe: Probe, prompts: list[Prompt], source: str, model: str, numb
     return _scored(probe, rows, heard, journal)
 
 
-def _log_ratios(probe: Probe, model: str, prompts: list, made: list[Generation], sampling: Sampling) -> list[float]:
-    """log trained − log initial probability of each text that model wrote, nats."""
+def _log_ratios(probe: Probe, moved: str | None, prompts: list, made: list[Generation], sampling: Sampling) -> list:
+    """log moved − log untrained probability of each text, nats; all None without a moved policy."""
+    if moved is None:
+        return [None] * len(made)
     before = probe.prompter if probe.policy == "prompter" else probe.responder
     texts, ends = [each.text for each in made], [each.finish == "stop" for each in made]
-    found = (log_probabilities(each, prompts, texts, ends, sampling, probe.runtime) for each in (model, before))
+    found = (log_probabilities(each, prompts, texts, ends, sampling, probe.runtime) for each in (moved, before))
     return [a - b for a, b in zip(*found, strict=True)]
 
 

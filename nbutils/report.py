@@ -32,7 +32,8 @@ _CAPTIONS = {
     "collection_funnel": "From prompts asked for to pairs for training.",
 }
 _THEORY = "How far training went of what was attainable"
-_SECTIONS = {"training": "Training", "frontier": _THEORY, "collection": "Collection", "paper": _PAPER, "win_percentages": _PAPER}
+_SECTIONS = {"frontier": _THEORY, "training": "Training", "collection": "Collection"}
+_SECTIONS |= {"paper": _PAPER, "win_percentages": _PAPER}
 _HEADLINE = ("arm", "prompts", "mean reward", "variance", "win rate against the baseline")
 
 

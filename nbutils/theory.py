@@ -87,22 +87,27 @@ def frontier(rewards, kl_weights, prior=None) -> list[dict]:
     ]
 
 
-def attainable(rewards, kl_weights, seed: int = 0, num_resamples: int = 1000, level: float = 0.95) -> list[dict]:
-    """The attainable curve from samples: rewrites of the untrained prompter and the rewards of their responses.
+def attainable(
+    rewards, kl_weights, prior=None, seed: int = 0, num_resamples: int = 1000, level: float = 0.95
+) -> list[dict]:
+    """The attainable curve from samples: rewrites and the rewards of their responses.
 
-    rewards: (num_prompts, num_rewrites, num_responses), reward units. One dict per λ: kl_weight, kl (nats per rewrite),
-    reward, their bootstrap intervals over prompts (kl_low, …), reward_plug_in, value, effective_samples.
+    rewards: (num_prompts, num_rewrites, num_responses), reward units; prior: (num_prompts, num_rewrites), None for
+    rewrites that were all drawn from ρ_sft, else their weights under it (see mixture_prior). One dict per λ: kl_weight,
+    kl (nats per rewrite), reward, their bootstrap intervals over prompts (kl_low, …), reward_plug_in, value,
+    effective_samples.
     reward is cross-fitted: one half of the responses weighs the rewrites, the other half is averaged, so that a rewrite
     is not praised for the luck of the responses that chose it; it errs downward. reward_plug_in lets the same responses
-    do both and errs upward. With one response to a rewrite the two are the same. N rewrites show no KL above log N.
+    do both and errs upward. With one response to a rewrite the two are the same. No KL above −log of the best rewrite's
+    prior shows up: log N for N rewrites drawn from ρ_sft.
     """
     rewards = np.asarray(rewards, float)
     picks = np.random.default_rng(seed).integers(len(rewards), size=(num_resamples, len(rewards)))
     ends = [(1 - level) / 2, (1 + level) / 2]
     rows = []
     for kl_weight in kl_weights:
-        plug_in = optimum(rewards.mean(-1), kl_weight)
-        kl, reward = _cross_fit(rewards, kl_weight)
+        plug_in = optimum(rewards.mean(-1), kl_weight, prior)
+        kl, reward = _cross_fit(rewards, kl_weight, prior)
         row = {"kl_weight": float(kl_weight)}
         for name, each in (("kl", kl), ("reward", reward)):
             low, high = np.quantile(each[picks].mean(-1), ends) if len(each) > 1 else (np.nan, np.nan)
@@ -112,15 +117,31 @@ def attainable(rewards, kl_weights, seed: int = 0, num_resamples: int = 1000, le
     return rows
 
 
-def _cross_fit(rewards, kl_weight: float):
+def _cross_fit(rewards, kl_weight: float, prior):
     """(KL, reward) per prompt of the prompter tilted by one half of the responses and rewarded by the other half."""
     if rewards.shape[-1] < 2:
-        best = optimum(rewards.mean(-1), kl_weight)
+        best = optimum(rewards.mean(-1), kl_weight, prior)
         return best.kl, best.reward
     halves = rewards[..., ::2].mean(-1), rewards[..., 1::2].mean(-1)  # (num_prompts, num_rewrites) each
-    best = [optimum(half, kl_weight) for half in halves]
+    best = [optimum(half, kl_weight, prior) for half in halves]
     crossed = [(each.weights * other).sum(-1) for each, other in zip(best, reversed(halves), strict=True)]
     return (best[0].kl + best[1].kl) / 2, (crossed[0] + crossed[1]) / 2
+
+
+def mixture_prior(log_ratios, num_initial: int) -> np.ndarray:
+    """Weights under ρ_sft of rewrites drawn from two prompters, by the balance heuristic (Veach and Guibas 1995).
+
+        p_i ∝ ρ_sft(x_i) / (N₀ ρ_sft(x_i) + N₁ ρ(x_i)) = 1 / (N₀ + N₁ exp(log ρ(x_i) − log ρ_sft(x_i)))
+
+    log_ratios: (num_prompts, N₀ + N₁) nats, the N₀ = num_initial draws of ρ_sft first, then the N₁ of ρ. Returns that
+    shape, rows summing to 1. The draws of a trained ρ stand for rewrites that ρ_sft makes too rarely to be sampled.
+    """
+    log_ratios = np.asarray(log_ratios, float)
+    num_moved = log_ratios.shape[-1] - num_initial
+    with np.errstate(divide="ignore"):
+        log_weights = -np.logaddexp(np.log(num_initial), np.log(num_moved) + log_ratios)
+    weights = np.exp(log_weights - log_weights.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def objective(prompter, rewards, kl_weight: float, prior) -> np.ndarray:

@@ -26,7 +26,8 @@ def table(*parts):
 
 
 OWN = rows("own", [[[0.0], [1.0]], [[0.0], [0.0]]])
-INITIAL = rows("initial", [[[0.0, 0.0], [2.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]]], [[0.0, 0.0]] * 2)
+UNTRAINED = [[[0.0, 0.0], [2.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]]]
+INITIAL = rows("initial", UNTRAINED, [[-0.5, 0.5], [0.1, 0.1]])
 TRAINED = rows("trained", [[[2.0, 2.0], [2.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]], [[0.4, 0.6], [0.1, 0.1]])
 SAMPLES = table(OWN, INITIAL, TRAINED)
 
@@ -63,7 +64,7 @@ def test_points_and_the_share_reached_by_hand():
 
 
 def test_attainable_starts_at_the_untrained_prompter_and_ends_at_the_best_rewrites():
-    curve = frontier.attainable(SAMPLES)
+    curve = frontier.attainable(table(OWN, INITIAL))
     assert (np.diff(curve.kl) > -1e-9).all() and (np.diff(curve.reward) > -1e-9).all(), curve
     assert curve.reward.iloc[0] == pytest.approx(1.0, abs=0.03) and curve.reward.iloc[-1] == pytest.approx(
         1.5, abs=1e-3
@@ -71,8 +72,20 @@ def test_attainable_starts_at_the_untrained_prompter_and_ends_at_the_best_rewrit
     assert curve.kl.iloc[-1] == pytest.approx(math.log(2) / 2, abs=1e-3)  # the second prompt's rewrites are alike
 
 
+def test_trained_samples_join_the_curve_by_their_weight_under_the_untrained_prompter():
+    """First prompt: draws 0 and 2 of the untrained, 2 and 1.75 of the trained, with their mixture weights."""
+    curve = frontier.attainable(SAMPLES)
+    prior = theory.mixture_prior([[-0.5, 0.5, 0.4, 0.6], [0.1] * 4], 2)
+    assert frontier.log_ratios_of(SAMPLES, "trained").tolist() == [[0.4, 0.6], [0.1, 0.1]]
+    assert curve.reward_plug_in.iloc[0] == pytest.approx((prior[0] @ [0.0, 2.0, 2.0, 1.5] + 1.0) / 2, abs=0.02)
+    assert curve.kl.iloc[-1] == pytest.approx(-math.log(prior[0, 1] + prior[0, 2]) / 2, abs=0.2)
+
+
 def test_responder_policy_starts_from_the_responders_own_samples():
-    samples = table(OWN, rows("trained", [[[1.0]], [[0.0]]], [[0.7], [0.0]]))
+    samples = table(
+        rows("own", [[[0.0], [1.0]], [[0.0], [0.0]]], [[0.0, 0.7]] * 2),
+        rows("trained", [[[1.0]], [[0.0]]], [[0.7], [0.0]]),
+    )
     assert frontier.start(samples) == "own"
     found = frontier.points(samples, frontier.attainable(samples), 0.1)
     assert found.source.tolist() == ["own", "trained"] and found.kl.tolist() == pytest.approx([0.0, 0.35])
@@ -134,7 +147,10 @@ def answers(cell="main"):
 
 
 def test_overview_of_one_cell_has_two_panels_and_the_oracles_weight_as_beta():
-    own = table(OWN, rows("trained", [[[1.0]], [[0.0]]], [[0.7], [0.0]]))
+    own = table(
+        rows("own", [[[0.0], [1.0]], [[0.0], [0.0]]], [[0.0, 0.7]] * 2),
+        rows("trained", [[[1.0]], [[0.0]]], [[0.7], [0.0]]),
+    )
     found = frontier.overview([probed("main", 0.5), probed("main", 0.8, own, "rlhf", "responder")], answers())
     assert list(dict.fromkeys(found.points.panel)) == ["F, trained itself", "P before F"]
     assert found.points[found.points.arm == "alignpro"].label.tolist() == ["initial", "trained"]

@@ -52,7 +52,9 @@ def test_mean_ratio_of_a_moved_policy_is_a_divergence(moved):
 def test_responder_policy_draws_responses_with_ratios(moved):
     made = probe.draw(replace(ASKED, policy="responder"), PROMPTS, {"step 2": moved})
     assert Counter(row.source for row in made) == {"own": 16, "step 2": 4}
-    assert all(row.log_ratio for row in made if row.source == "step 2")
+    assert all((row.log_ratio is None) == (row.source == "own") for row in made)
+    with_last = probe.draw(replace(ASKED, policy="responder"), PROMPTS[:1], {"trained": moved})
+    assert all(row.log_ratio for row in with_last)  # the untrained policy's own under the trained one, too
     assert probe.shifts(ASKED, made) == []
 
 

@@ -136,6 +136,30 @@ def test_attainable_curve_brackets_the_exact_one():
         assert row["reward_plug_in"] - row["reward"] < 1.3
 
 
+def test_mixture_prior_by_hand_and_without_a_second_prompter():
+    """N₀ = N₁ = 1, ratios 1 and 3: 1/(1 + 1) and 1/(1 + 3), normalised ⅔ and ⅓."""
+    assert theory.mixture_prior([[0.0, math.log(3)]], 1)[0] == pytest.approx([2 / 3, 1 / 3])
+    assert theory.mixture_prior([[0.5, -2.0, 0.1]], 3)[0] == pytest.approx([1 / 3] * 3)
+
+
+def test_draws_of_a_trained_prompter_carry_the_curve_where_the_untrained_ones_end():
+    """The best of three rewrites has ρ_sft = 0.004: 32 draws seldom hold it, 16 of a prompter that likes it do.
+
+    With both the curve meets the exact one at a KL of log 250 = 5.5; the untrained draws alone end below."""
+    rng = np.random.default_rng(2)
+    means, prior, moved = np.array([0.0, 1.0, 5.0]), np.array([0.5, 0.496, 0.004]), np.array([0.05, 0.05, 0.9])
+    first, second = rng.choice(3, p=prior, size=(200, 32)), rng.choice(3, p=moved, size=(200, 16))
+    drawn = np.concatenate([first, second], axis=1)
+    weights = theory.mixture_prior(np.log(moved / prior)[drawn], 32)
+    (both,) = theory.attainable(means[drawn][..., None], [0.4], weights, num_resamples=50)
+    (alone,) = theory.attainable(means[first][..., None], [0.4], num_resamples=50)
+    exact = theory.optimum(means, 0.4, prior)
+    assert exact.kl > 5 and both["kl"] == pytest.approx(exact.kl, abs=0.15)
+    assert both["reward"] == pytest.approx(exact.reward, abs=0.05) and both["reward"] > alone["reward"] + 2
+    (start,) = theory.attainable(means[drawn][..., None], [1e6], weights, num_resamples=50)
+    assert start["reward"] == pytest.approx(means @ prior, abs=0.03) and start["kl"] < 1e-6
+
+
 def test_one_response_has_nothing_to_cross():
     rewards = np.random.default_rng(1).normal(size=(4, 6, 1))
     for row, exact in zip(

@@ -45,53 +45,54 @@ def reward_kl_frontier(curves, points, lines=None):
     for axis, panel in zip(axes, panels, strict=False):
         _panel(axis, *(each[each["panel"] == panel] for each in (curves, points, lines)))
         axis.set_title(short(panel, 60), pad=6)
+    for axis in axes[::columns]:
+        axis.set_ylabel(f"mean {REWARD_UNITS}")
     return figure
 
 
 def _subtitle(points: pd.DataFrame) -> str:
     return (
-        f"n = {span(numbers(points, 'num_prompts'))} held-out prompts · grey: the closed-form prompter of Eq. 10 over "
-        "samples of the untrained one, at every λ (line cross-fitted, dashed the same responses twice) · 95% bootstrap "
-        "intervals over prompts"
+        f"n = {span(numbers(points, 'num_prompts'))} held-out prompts · grey: the closed form of Lemma 5.1 over samples, "
+        "at every λ (line cross-fitted, dashed the same responses twice) · dotted way: checkpoints in order · 95% "
+        "bootstrap intervals over prompts"
     )
 
 
 def _panel(axis, curve: pd.DataFrame, points: pd.DataFrame, lines: pd.DataFrame) -> None:
     if len(curve):
-        _attainable(axis, curve)
+        _attainable(axis, curve.sort_values("kl"))
     for arm in tables.arm_order(points["arm"]):
         _path(axis, points[points["arm"] == arm], arm_color(arm) if arm else INK)
-    right = max(np.nanmax(numbers(points, "kl")), np.nanmax(numbers(curve, "kl")) if len(curve) else 0.0)
     for arm, reward in zip(lines["arm"], numbers(lines, "reward"), strict=True):
         axis.axhline(reward, color=arm_color(arm), lw=1.3, ls=(0, (1, 1.2)), zorder=1)
-        axis.annotate(arm, (right, reward), (4, 3), textcoords="offset points", size=8.5, color=arm_color(arm))
-    axis.set(xlabel="KL to the untrained policy (nats per sequence)", ylabel=f"mean {REWARD_UNITS}")
-    axis.set_xlim(left=min(0.0, np.nanmin(numbers(points, "kl"))) - 0.02 * right)
-    axis.tick_params(length=0)
-    room_on_the_right([axis], 0.1)
+        place = {"transform": axis.get_yaxis_transform(), "va": "center", "size": 8.5, "color": arm_color(arm)}
+        axis.text(1.01, reward, short(arm), **place)
+    axis.set_xlabel("KL to the untrained policy (nats per sequence)")
+    axis.tick_params(length=0, labelleft=True)
+    room_on_the_right([axis], 0.06)
 
 
 def _attainable(axis, curve: pd.DataFrame) -> None:
-    curve = curve.sort_values("kl")
-    kl = numbers(curve, "kl")
+    kl, reward = numbers(curve, "kl"), numbers(curve, "reward")
     axis.fill_between(
         kl, numbers(curve, "reward_low"), numbers(curve, "reward_high"), color="#b9b9b9", alpha=0.35, lw=0, zorder=1
     )
-    axis.plot(kl, numbers(curve, "reward"), color="#7d7d7d", lw=2, zorder=2)
+    axis.plot(kl, reward, color="#7d7d7d", lw=2, zorder=2)
     axis.plot(kl, numbers(curve, "reward_plug_in"), color="#7d7d7d", lw=1, ls=(0, (3, 2)), zorder=2)
-    end = curve.iloc[-1]
-    place = {"textcoords": "offset points", "ha": "right", "va": "bottom", "size": 8.5, "color": FAINT}
-    axis.annotate(f"attainable\n(samples end at {end.kl:.1f} nats)", (end.kl, end.reward_plug_in), (0, 5), **place)
+    place = {"textcoords": "offset points", "ha": "left", "va": "top", "size": 8.5, "color": FAINT}
+    middle = int(np.searchsorted(kl, 0.12 * kl[-1]))
+    axis.annotate("attainable", (kl[middle], reward[middle]), (9, -6), **place)
 
 
 def _path(axis, points: pd.DataFrame, color: str) -> None:
-    """The policy's way: a line through its points in their order, each with both intervals."""
+    """The policy's way: a line through its points in their order; those with a label large, with both intervals."""
     kl, reward = numbers(points, "kl"), numbers(points, "reward")
     axis.plot(kl, reward, color=color, lw=1.1, alpha=0.55, ls=(0, (1, 1.5)), zorder=3)
-    for low, high, across in (("kl_low", "kl_high", True), ("reward_low", "reward_high", False)):
-        for x, y, a, b in zip(kl, reward, numbers(points, low), numbers(points, high), strict=True):
-            axis.plot(*(([a, b], [y, y]) if across else ([x, x], [a, b])), color=color, lw=1.4, alpha=0.45, zorder=3)
-    axis.plot(kl, reward, "o", ms=5.5, color=color, mec="white", mew=0.8, zorder=4)
-    for x, y, text in zip(kl, reward, points["label"], strict=True):
+    axis.plot(kl, reward, "o", ms=3.4, color=color, mec="white", mew=0.5, zorder=4)
+    for row in points[points["label"] != ""].to_dict("records"):
+        x, y = row["kl"], row["reward"]
+        axis.plot([row["kl_low"], row["kl_high"]], [y, y], color=color, lw=1.6, alpha=0.5, zorder=3)
+        axis.plot([x, x], [row["reward_low"], row["reward_high"]], color=color, lw=1.6, alpha=0.5, zorder=3)
+        axis.plot(x, y, "o", ms=7, color=color, mec="white", mew=0.9, zorder=5)
         place = {"textcoords": "offset points", "ha": "left", "va": "top", "size": 8.5, "color": color}
-        axis.annotate(text, (x, y), (3, -5), **place, zorder=5)
+        axis.annotate(short(row["label"]), (x, y), (4, -6), **place, zorder=6)
