@@ -24,8 +24,8 @@ _CAPTIONS = {
     "The paper's figure has no values printed on it.",
     "win_percentages": "As Align-Pro's Table 1: percent of scored prompts that the arm (A) and the baseline (B) won; "
     "ties are in neither.",
-    "frontier": "What the objective allows at each distance from the untrained policy (Align-Pro, Lemma 5.1), and where "
-    "training got to, on held-out prompts.",
+    "frontier": "What the objective allows at each distance from the untrained policy (Align-Pro, Lemma 5.1), and "
+    "where training got to, on held-out prompts.",
     "training_rl": "Reinforcement learning, step by step: reward and distance from the initial model.",
     "training_preference": "Preference training, step by step: loss, margin and accuracy.",
     "collection_scores": "Scores that the model gave its own answers, round by round.",

@@ -43,6 +43,8 @@ def train(folder, settings=SETTINGS, reward="sandbox/gold"):
         ({"algorithm": "a2c"}, "wanted one of ppo, rloo, grpo"),
         ({"policy": "judge"}, "wanted prompter or responder"),
         ({"rewrites_per_prompt": 1}, "at least 2"),
+        ({"target_kl": 3.0}, "target_kl and max_update_kl are ppo's"),
+        ({"algorithm": "ppo", "ppo_minibatches": 3}, "8 rewrites a step do not divide"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(change, line):
@@ -118,7 +120,7 @@ def test_every_algorithm_gets_the_kl_weight(tmp_path, algorithm):
     """GRPO's own default is no KL at all."""
     config, _ = alignpro._classes(algorithm)
     made = alignpro._config(config, tmp_path, "sandbox/prompter", replace(SETTINGS, algorithm=algorithm), Runtime(8))
-    updates = 2 if algorithm == "ppo" else 1
+    updates = 2 if algorithm == "ppo" else 1  # epochs
     assert made.beta == SETTINGS.kl_weight and made.num_generations == 4 and made.max_steps == 4 * updates
 
 
@@ -254,3 +256,30 @@ def test_weights_to_train_are_float32_unless_adapters_carry_the_change():
     runtime = Runtime(dtype="bfloat16")
     assert training.load_kwargs("sandbox/prompter", runtime, 0)["dtype"] == torch.float32
     assert training.load_kwargs("sandbox/prompter", runtime, 8)["dtype"] == torch.bfloat16
+
+
+def test_ppos_settings_reach_its_trainer_and_0_is_off(tmp_path):
+    config, _ = alignpro._classes("ppo")
+    settings = replace(SETTINGS, algorithm="ppo", ppo_epochs=3, ppo_minibatches=2, critic="separate", target_kl=4.0)
+    made = alignpro._config(config, tmp_path, "sandbox/prompter", settings, Runtime(8))
+    assert (made.num_iterations, made.updates_per_rollout, made.max_steps, made.save_steps) == (3, 6, 24, 12)
+    assert (made.critic, made.target_kl, made.max_update_kl, made.critic_learning_rate) == ("separate", 4.0, None, None)
+
+
+@pytest.mark.slow
+def test_ppo_adapts_its_weight_and_counts_the_updates_it_leaves_out(tmp_path):
+    """A target far below the KL that a large step makes raises λ; a tiny bound ends each rollout's later updates."""
+    settings = replace(
+        SETTINGS,
+        algorithm="ppo",
+        learning_rate=2e-3,
+        target_kl=0.01,
+        max_update_kl=1e-4,
+        ppo_minibatches=2,
+        kl_horizon=100,
+    )
+    history = train(tmp_path, settings)
+    assert [row["step"] for row in history] == [1, 2, 3, 4]
+    weights = [row["kl_weight"] for row in history]
+    assert weights[0] == pytest.approx(SETTINGS.kl_weight) and weights[-1] > weights[1]
+    assert all(row["updates_skipped"] == 3 for row in history) and all("value_loss" in row for row in history)

@@ -20,8 +20,8 @@ LAYERS = (
         *("margins", "tables", "paper", "plots", "gather"),
     ),
     (
-        *("training", "rewards", "judge", "theory", "arms", "collect", "probe", "frontier", "ppo"),
-        *("alignpro", "poir"),
+        *("training", "rewards", "judge", "theory", "arms", "collect", "probe", "frontier", "ppo_formulas"),
+        *("ppo", "alignpro", "poir"),
     ),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "cli"),
 )
