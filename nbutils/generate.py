@@ -69,7 +69,8 @@ def generate(
     label: progress bar's name. A request that cannot be answered (longer than the context, refused by the API) comes
     back with its reason.
     """
-    requests = [_request(model, prompt, sampling, sample) for prompt, sample in _zip(prompts, samples)]
+    identity, shared = models.identity(model), asdict(sampling)
+    requests = [_request(identity, prompt, shared, sample) for prompt, sample in _zip(prompts, samples)]
     keys = [paths.sha256_json(request) for request in requests]
     known = {key: journal.get(key) for key in keys if journal is not None and key in journal}
     answers = {key: Generation(**value) for key, value in known.items()}
@@ -94,13 +95,13 @@ def _zip(prompts: list, samples: list[int] | None):
     return zip(prompts, samples if samples is not None else [0] * len(prompts), strict=True)
 
 
-def _request(model: str, prompt, sampling: Sampling, sample: int) -> dict:
+def _request(identity: str, prompt, sampling: dict, sample: int) -> dict:
     """All that the text depends on, and nothing else: its hash is the journal's key."""
     return {
         "schema": 1,
-        "model": models.identity(model),
+        "model": identity,
         "messages": messages_of(prompt),
-        "sampling": asdict(sampling),
+        "sampling": sampling,
         "sample": sample,
     }
 

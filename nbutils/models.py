@@ -46,7 +46,7 @@ def resolve(ref: str) -> str:
         return _sandbox(ref.removeprefix("sandbox/"))
     if ref.startswith("api:") or _CALLABLE.fullmatch(ref):
         return ref
-    for folder in (Path(ref).expanduser(), paths.project_root() / ref):
+    for folder in (Path(ref).expanduser(), place(ref)):
         if folder.is_dir():
             return str(folder.resolve())
     if _HUB.fullmatch(ref):
@@ -55,6 +55,12 @@ def resolve(ref: str) -> str:
         f"model {ref!r} not found: wanted sandbox/<{'|'.join(SANDBOX)}>, a hub id (owner/name), an existing folder, "
         "api:<model> or <module>:<function>"
     )
+
+
+def place(ref: str) -> Path:
+    """Where a folder reference lies: in outputs, wherever that is, or in the project."""
+    inside = ref.removeprefix("outputs/")
+    return (paths.project_root() / ref if inside == ref else paths.outputs_root() / inside).resolve()
 
 
 def _sandbox(name: str) -> str:

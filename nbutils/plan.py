@@ -98,6 +98,20 @@ def used_models(step: PlannedStep) -> dict[str, str]:
     return {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
 
 
+def is_made_before(reference: str, step: PlannedStep, planned: list[PlannedStep]) -> bool:
+    """Whether reference lies in the folder of a step planned before this one, as a reward model that it learns does."""
+    earlier = planned[: planned.index(step)]
+    return any(models.place(reference).is_relative_to(other.folder.resolve()) for other in earlier)
+
+
+def _described(reference: str) -> dict:
+    """models.describe; a folder of outputs/ that is not there yet has no size."""
+    place = models.place(reference)
+    if place.is_relative_to(paths.outputs_root()) and not place.exists():
+        return {"kind": "local", "num_parameters": None, "present": True}
+    return models.describe(reference)
+
+
 def _models(step: PlannedStep) -> Iterator[str]:
     used = used_models(step)
     if used:
@@ -107,7 +121,7 @@ def _models(step: PlannedStep) -> Iterator[str]:
 
 
 def _size(ref: str) -> str:
-    found = models.describe(ref)
+    found = _described(ref)
     number = found["num_parameters"]
     if not number:
         return {"api": "API", "callable": "Python"}.get(found["kind"], "size unknown")
@@ -117,7 +131,7 @@ def _size(ref: str) -> str:
 def memory_bytes(step: PlannedStep) -> tuple[float, bool]:
     """(estimated bytes of GPU memory, whether every model's size was known), by the formula that `plan` prints."""
     bytes_each = 4 if step.parameters.get("dtype") == "float32" else 2
-    described = {ref: models.describe(ref) for ref in used_models(step).values()}
+    described = {ref: _described(ref) for ref in used_models(step).values()}
     sizes = {ref: found["num_parameters"] for ref, found in described.items() if found["kind"] in ("local", "hub")}
     total = 1.2 * bytes_each * sum(size or 0 for size in sizes.values())
     trained = sizes.get(step.parameters.get(trained_parameter(step) or "", "")) or 0
@@ -207,7 +221,7 @@ def missing(planned: list[PlannedStep]) -> list[str]:
     references = sorted({ref for step in planned for ref in used_models(step).values()} | _published(planned))
     lines = []
     for ref in references:
-        found = models.describe(ref)
+        found = _described(ref)
         if found["kind"] == "hub" and not found["present"]:
             size = found["num_parameters"]
             lines.append(f"{ref} is not in the local cache" + (f" (about {size * 2 / 1e9:,.1f} GB)" if size else ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 from nbutils import models, paths
 from nbutils.experiments import PlannedStep
 from nbutils.params import closest
-from nbutils.plan import MODEL_PARAMETERS
+from nbutils.plan import MODEL_PARAMETERS, is_made_before
 
 
 def check_machine(pending: list[PlannedStep], planned: list[PlannedStep]) -> None:
@@ -17,6 +17,8 @@ def check_machine(pending: list[PlannedStep], planned: list[PlannedStep]) -> Non
         check_writable(step.folder)
         _check_arms(step, planned)
         for function, reference in dict.fromkeys(_references(step)):
+            if is_made_before(reference, step, planned):
+                continue
             try:
                 function(reference)
             except (ValueError, FileNotFoundError) as error:

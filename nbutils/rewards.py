@@ -70,7 +70,8 @@ def score(
     that a resumed run computes the same numbers to the bit.
     """
     pairs = [(prompt, response) for prompt, response in zip(prompts, responses, strict=True) if response is not None]
-    keys = {pair: paths.sha256_json(["reward", models.identity(model), *pair]) for pair in pairs}
+    identity = models.identity(model)
+    keys = {pair: paths.sha256_json(["reward", identity, *pair]) for pair in pairs}
     found = {pair: journal.get(key)["reward"] for pair, key in keys.items() if journal is not None and key in journal}
     backend = _score_callable if models.kind(model) == "callable" else _score_classifier
     with tqdm(total=len(keys), initial=len(found), desc=label, disable=label is None, mininterval=1.0) as bar:

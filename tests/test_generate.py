@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import Counter
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -119,16 +120,19 @@ def test_journalled_answers_are_not_asked_again(tmp_path, monkeypatch):
     assert len(asked) == 2
 
 
-def test_journal_key_names_model_messages_sampling_and_sample(tmp_path):
-    base = g._request("sandbox/responder", "x", Sampling(), 0)
+def test_journal_key_names_model_messages_sampling_and_sample():
+    def request(model, prompt, sampling=Sampling(), sample=0):  # noqa: B008
+        return g._request(models.identity(model), prompt, asdict(sampling), sample)
+
+    base = request("sandbox/responder", "x")
     others = [
-        g._request("sandbox/judge", "x", Sampling(), 0),
-        g._request("sandbox/responder", "y", Sampling(), 0),
-        g._request("sandbox/responder", "x", Sampling(top_p=0.9), 0),
-        g._request("sandbox/responder", "x", Sampling(stop=("a",)), 0),
-        g._request("sandbox/responder", "x", Sampling(), 1),
+        request("sandbox/judge", "x"),
+        request("sandbox/responder", "y"),
+        request("sandbox/responder", "x", Sampling(top_p=0.9)),
+        request("sandbox/responder", "x", Sampling(stop=("a",))),
+        request("sandbox/responder", "x", sample=1),
     ]
-    keys = {g.paths.sha256_json(request) for request in [base, *others]}
+    keys = {g.paths.sha256_json(each) for each in [base, *others]}
     assert len(keys) == 6 and g.request_seed(base) == g.request_seed(others[0])
 
 
@@ -158,7 +162,7 @@ def test_raw_message_reaches_the_model_without_a_chat_template(tmp_path):
     _, tokenizer = models.load_causal(str(folder), Runtime())
     wanted = "[INST] You are an expert prompt engineer. Please help me improve this prompt to get a more helpful and "
     wanted += "harmless response:\ntell me about the fox. [/INST]"
-    assert g._render(str(folder), tokenizer, request) == (tokenizer.bos_token or "") + wanted
+    assert g.render(str(folder), tokenizer, request) == (tokenizer.bos_token or "") + wanted
     assert generate(str(folder), [request], Sampling(max_new_tokens=4))[0].num_tokens > 0
     with pytest.raises(ValueError, match="has no chat template"):
         generate(str(folder), ["tell me about the fox."], Sampling())

@@ -57,6 +57,18 @@ def test_models_of_unknown_size_are_said_to_be_missing_from_the_estimate(path):
     assert "plus models of unknown size" in "\n".join(plan.plan(path))
 
 
+def test_a_reward_model_that_an_earlier_step_learns_is_no_missing_model(path):
+    learnt = "outputs/tiny/main/first/reward_model"
+    steps = [{"notebook": "02_train", "id": "first"}, {"notebook": "02_train", "id": "second"}]
+    steps[1]["with"] = {"reward_model": learnt}
+    write_experiment(path, steps=steps)
+    planned = plan.load(path)[1]
+    assert [plan.is_made_before(learnt, one, planned) for one in planned] == [False, True]
+    assert not plan.is_made_before("acme/RM-2B", planned[1], planned)
+    text = "\n".join(plan.plan(path))
+    assert f"{learnt} (size unknown)" in text and "plus models of unknown size" in text
+
+
 def test_paid_calls_have_a_bound_that_is_spelled_out(path):
     text = "\n".join(plan.plan(path))
     assert "responder api:gpt-x: at most 2 prompt sets × 50 prompts × 3 arms × 3 samples = 900" in text
@@ -172,3 +184,15 @@ def test_planning_imports_no_torch(path):
 
     code = f"import sys; from nbutils import plan; plan.plan({str(path)!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bound_on_what_a_training_asks_of_a_paid_responder():
+    """10 steps × 4 × 2 rewrites × 3; 2 responses to each prompt itself; frontier: 3 sets × 2 prompts, of which each
+    gets 8 own responses, 8 × 2 to the untrained rewrites and, at 3 checkpoints, 2 × 2."""
+    value = {
+        "num_steps": 10, "prompts_per_step": 4, "rewrites_per_prompt": 2, "num_responses": 3, "save_steps": 4,
+        "reference_responses": 2, "frontier_prompts": 5, "frontier_rewrites": 8, "frontier_responses": 2,
+        "prompt_sets": ["a", "b", "c"],
+    }  # fmt: skip
+    assert [plan._product(each) for each in plan._training_bounds(value.get)] == [240, 80, 6 * (8 + 16 + 12)]
+    assert len(plan._training_bounds({"num_steps": 1}.get)) == 1
