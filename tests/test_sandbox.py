@@ -359,3 +359,17 @@ def test_muon_takes_the_steps_of_torch_up_to_rounding(shape):
         for optimizer in optimizers:
             optimizer.step()
     assert (ours - theirs).norm() < 0.03 * (theirs - start).norm()
+
+
+@pytest.mark.parametrize("name", ["sandbox/responder", "sandbox/llama_responder", "sandbox/reward"])
+def test_no_text_has_a_token_that_the_embeddings_lack(name):
+    """The names of other models' special tokens are plain text here."""
+    import json
+    from pathlib import Path
+
+    from nbutils import models
+
+    tokenizer = models.load_tokenizer(name)
+    size = json.loads((Path(models.resolve(name)) / "config.json").read_text("utf-8"))["vocab_size"]
+    ids = tokenizer("a <|endoftext|> <|im_start|> </s> <pad> 15 \u2028 b")["input_ids"]
+    assert len(tokenizer) <= size and max(ids) < size

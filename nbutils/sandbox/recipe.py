@@ -112,6 +112,7 @@ def train_tokenizer(texts, vocabulary):
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
+        unk_token=PAD,  # else the Qwen2 loader adds one of its own, beyond the embeddings
         additional_special_tokens=roles,
         chat_template=CHAT_TEMPLATE,
         model_max_length=8192,
