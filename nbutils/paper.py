@@ -245,8 +245,8 @@ def as_markdown(table: pd.DataFrame, theirs: pd.DataFrame | None = None) -> str:
         sides, names = list(zip(*block.columns, strict=True))[::-1]
         names = [name if side != "B" else "" for name, side in zip(names, sides, strict=True)]
         body = pd.DataFrame([list(sides), *_bold(block)], columns=names)
-        parts.append(f"{tables._markdown(title)}\n\n{tables.as_markdown(body, numeric=names[1:])}")
-    return "\n".join([*parts, f"{tables._markdown(note(table, theirs))}\n"])
+        parts.append(f"{tables.escape_markdown(title)}\n\n{tables.as_markdown(body, numeric=names[1:])}")
+    return "\n".join([*parts, f"{tables.escape_markdown(note(table, theirs))}\n"])
 
 
 def as_latex(table: pd.DataFrame, theirs: pd.DataFrame | None = None) -> str:
@@ -262,7 +262,7 @@ def as_latex(table: pd.DataFrame, theirs: pd.DataFrame | None = None) -> str:
 def _spanning(block: pd.DataFrame) -> str:
     """The upper header row: each data set over its two columns, with a rule below it."""
     sets = [name for name, side in block.columns if side == "A"]
-    names = [rf"\multicolumn{{2}}{{c}}{{{tables._latex(name)}}}" for name in sets]
+    names = [rf"\multicolumn{{2}}{{c}}{{{tables.escape_latex(name)}}}" for name in sets]
     rules = [rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(sets))]
     return " & ".join(["", *names]) + " \\\\\n" + "".join(rules) + "\n"
 

@@ -130,6 +130,9 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
 
 
 def _render(tokenizer, prompt: str, response: str) -> str:
+    """Prompt and response as the model's own chat template writes them. ValueError if it has none."""
+    if not tokenizer.chat_template:
+        raise ValueError(f"{tokenizer.name_or_path} has no chat template: add chat_template.jinja to its folder")
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     return tokenizer.apply_chat_template(turns, tokenize=False)
 

@@ -283,10 +283,10 @@ def _with_interval(text: str, value: float, low: float, high: float) -> str:
 def as_markdown(shown: pd.DataFrame, numeric=()) -> str:
     marks = ["---:" if name in numeric else "---" for name in shown]
     lines = [[name.replace("_", " ") for name in shown], marks, *shown.to_numpy().tolist()]
-    return "".join("| " + " | ".join(map(_markdown, line)) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(map(escape_markdown, line)) + " |\n" for line in lines)
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     escaped = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
     return " ".join(escaped.encode("utf-8", "backslashreplace").decode().split())
 
@@ -295,12 +295,12 @@ def as_latex(shown: pd.DataFrame, numeric=()) -> str:
     """A booktabs tabular."""
     columns = "".join("r" if name in numeric else "l" for name in shown)
     header = [name.replace("_", " ") for name in shown]
-    lines = [" & ".join(map(_latex, line)) + r" \\" for line in (header, *shown.to_numpy())]
+    lines = [" & ".join(map(escape_latex, line)) + r" \\" for line in (header, *shown.to_numpy())]
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join(["% needs \\usepackage{booktabs}", *body, r"\end{tabular}"]) + "\n"
 
 
-def _latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     special = {char: f"\\{char}" for char in "&%$#_{}"}
     special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}"}

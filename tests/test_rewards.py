@@ -236,3 +236,20 @@ def test_a_base_that_is_an_adapter_or_has_no_template_is_one_line(tmp_path):
     Path(tmp_path / "base" / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="has no chat template"):
         learn(tmp_path, make_pairs(8), str(tmp_path / "base"))
+
+
+def test_a_reward_model_without_a_chat_template_is_one_line(tmp_path):
+    import shutil
+
+    from nbutils import models
+
+    folder = shutil.copytree(models.resolve("sandbox/reward"), tmp_path / "bare")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="bare has no chat template: add chat_template.jinja"):
+        rewards.score(str(folder), ["x"], ["y"])
+
+
+def test_a_score_that_is_not_finite_stops_where_only_finite_ones_are_wanted():
+    assert rewards.score("fakes:broken_rewards", ["a", "b"], ["c", "d"]) == [None, None]
+    with pytest.raises(FloatingPointError, match="fakes:broken_rewards gave a reward of nan"):
+        rewards.score("fakes:broken_rewards", ["a", "b"], ["c", "d"], only_finite=True)
