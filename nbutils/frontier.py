@@ -68,6 +68,7 @@ def _labelled(parts: list[pd.DataFrame]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
+    table = table.drop_duplicates(["panel", "arm", "source", "kl", "reward"])  # an oracle trained again for a prompter
     sweep = table.groupby(["panel", "arm"])["cell"].transform("nunique") > 1
     table = table[~sweep | table.source.isin(["trained"])]
     sweep = sweep[table.index]

@@ -134,6 +134,11 @@ def test_constant_rewards_reach_nothing_and_break_nothing():
     assert frontier.bound(flat, pd.DataFrame(), 0.1, 0.1).set_index("term").value.gap == pytest.approx(0.0)
 
 
+OWN_AND_TRAINED = table(
+    rows("own", [[[0.0], [1.0]], [[0.0], [0.0]]], [[0.0, 0.7]] * 2), rows("trained", [[[1.0]], [[0.0]]], [[0.7], [0.0]])
+)
+
+
 def probed(cell, kl_weight, samples=SAMPLES, arm="alignpro", policy="prompter", prompter="P"):
     parameters = {"policy": policy, "prompter": prompter, "responder": "F", "kl_weight": kl_weight}
     shifts = pd.DataFrame([Shift(f"p{p}", 0, 0, -0.1) for p in (0, 1)])
@@ -164,14 +169,22 @@ def test_overview_of_one_cell_has_two_panels_and_the_oracles_weight_as_beta():
 
 
 def test_a_sweep_is_one_curve_and_a_trained_point_per_weight():
-    sweep = [probed(f"kl_{weight}", weight) for weight in (0.5, 0.1)]
+    samples = {weight: SAMPLES.assign(reward=SAMPLES.reward + weight) for weight in (0.5, 0.1)}
+    sweep = [probed(f"kl_{weight}", weight, each) for weight, each in samples.items()]
     found = frontier.overview(sweep, answers("elsewhere"))
     assert found.curves.cell.unique().tolist() == ["kl_0.1"]
     assert found.points[["source", "label"]].values.tolist() == [["trained", "λ 0.1"], ["trained", "λ 0.5"]]
-    assert found.lines.values.tolist()[0][:2] == ["nan", 0.25]  # not evaluated here: from the own responses
+    line = found.lines.iloc[0]  # not evaluated here: from the own responses
+    assert line.arm == "nan" and line.reward == pytest.approx(0.35)
+
+
+def test_an_oracle_that_two_cells_trained_alike_stands_once():
+    same = [probed(cell, 0.5, prompter=None, policy="responder", arm="rlhf", samples=OWN_AND_TRAINED) for cell in "ab"]
+    assert frontier.overview(same, answers()).points.label.tolist() == ["own", "trained"]
 
 
 def test_seeds_in_one_panel_are_told_apart_by_their_cells_and_nothing_is_an_empty_overview():
-    found = frontier.overview([probed("seed_0", 0.5), probed("seed_1", 0.5)], answers())
+    moved = SAMPLES.assign(reward=SAMPLES.reward + 0.1)
+    found = frontier.overview([probed("seed_0", 0.5), probed("seed_1", 0.5, moved)], answers())
     assert found.points.label.tolist() == ["seed_0", "seed_1"]
     assert all(each.empty for each in frontier.overview([], answers()))

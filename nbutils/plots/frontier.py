@@ -44,7 +44,7 @@ def reward_kl_frontier(curves, points, lines=None):
         axis.set_visible(False)
     for axis, panel in zip(axes, panels, strict=False):
         _panel(axis, *(each[each["panel"] == panel] for each in (curves, points, lines)))
-        axis.set_title(short(panel, 60), pad=6)
+        axis.set_title(short(panel, 46), pad=6)
     for axis in axes[::columns]:
         axis.set_ylabel(f"mean {REWARD_UNITS}")
     return figure
