@@ -80,6 +80,24 @@ def rewrite(
     print(f"response: {response}")
 
 
+pairs = typer.Typer(help="The preference pairs of 01_collect.", no_args_is_help=True)
+app.add_typer(pairs, name="pairs")
+
+
+@pairs.command()
+def export(
+    experiment: Annotated[str, typer.Argument(help="an experiment whose 01_collect is done")],
+    format: Annotated[str, typer.Option(help="jsonl, parquet: with lineage; trl: ready to train; hub")] = "jsonl",
+    out: Annotated[str, typer.Option(help="file to write, or the data set's id on the hub")] = "",
+    target: Annotated[str, typer.Option(help="for trl: poir, dpo_awi, sft or dpo_awo")] = "poir",
+    cell: Annotated[str, typer.Option(help="one combination of the experiment's grid")] = "main",
+):
+    """Write the pairs for other tools."""
+    from nbutils.export import export_pairs
+
+    print(export_pairs(experiment, cell, format, out, target))
+
+
 def find(experiment: str) -> Path:
     """The experiment file meant by a path or by the name of a file in params/. FileNotFoundError names the closest."""
     path, named = Path(experiment), paths.project_root() / "params" / f"{experiment}.yml"

@@ -8,9 +8,11 @@ Departures from the paper (section 3.1):
 """
 
 import random
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from tqdm import tqdm
 
@@ -20,7 +22,12 @@ from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
 from nbutils.records import Journal, Pair, Prompt, Round, prompt_id
 
-_BATCHES_WITHOUT_NEWS = 5
+_SLOW_BATCHES = 5  # in a row, after which collecting ends
+_FOREIGN_SHARE = 1 / 3  # of a text's letters, above which it is in another script than the seeds
+_LEFTOVER = re.compile(
+    r"(generated|seed) instruction|instruction \d+ *:|<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|\{[a-z_]{1,20}\}",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Settings:
     """How many prompts to invent from how many shots; how often to rewrite; what is good; how often to ask again.
 
     human_share: chance that a shot comes from the human seeds rather than from the prompts made before.
+    min_acceptance: share of the instructions asked for below which, five batches in a row, inventing ends.
     """
 
     num_prompts: int
@@ -36,6 +44,7 @@ class Settings:
     num_rounds: int = 3
     good_score: int = 4
     num_retries: int = 1
+    min_acceptance: float = 0.01
 
 
 @dataclass
@@ -63,17 +72,17 @@ def invent(
     """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
 
     refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. The pool grows between batches of
-    calls. Stops early, with a message, when five batches in a row bring nothing new.
+    calls. Stops early, with a message, when five batches in a row bring hardly anything new. seeds: see usable_seeds.
     """
     if not seeds:
         raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
-    found, rng, idle, call = Invention(), random.Random(sampling.seed), 0, 0
+    found, rng, slow, call = Invention(), random.Random(sampling.seed), 0, 0
     template = templates.load("invent", folder)
     for seed in seeds:
         novelty.accept(seed)
     num_prompts = settings.num_prompts
     bar = tqdm(total=num_prompts, desc="new prompts", disable=not progress, mininterval=1.0)
-    while len(found.rows) < num_prompts and idle < _BATCHES_WITHOUT_NEWS:
+    while len(found.rows) < num_prompts and slow < _SLOW_BATCHES:
         shots = [_shots(rng, seeds, found.rows, settings) for _ in range(runtime.batch_size)]
         requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
         numbers = list(range(call, call + len(requests)))
@@ -81,12 +90,14 @@ def invent(
         before, call = len(found.rows), call + len(requests)
         for each, text in zip(shots, texts, strict=True):
             _take(found, text, each, num_prompts, refuse, novelty)
-        idle = 0 if len(found.rows) > before else idle + 1
+        accepted = (len(found.rows) - before) / (2 * len(requests))
+        slow = 0 if accepted > settings.min_acceptance else slow + 1
         bar.update(len(found.rows) - bar.n)
     bar.close()
     if len(found.rows) < num_prompts:
         found.message = (
-            f"the pool stopped growing at {len(found.rows)} of {num_prompts} prompts: add seeds or loosen a filter"
+            f"the pool stopped growing at {len(found.rows)} of {num_prompts} prompts (at most "
+            f"{settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches): add seeds or loosen a filter"
         )
     return found
 
@@ -124,8 +135,41 @@ def _example(found: Invention, reason: str, text: str) -> None:
         examples.append(text)
 
 
-def refusal(min_words: int, max_words: int, keywords: list[str], test_ids: set[str]) -> Callable[[str], str | None]:
-    """The filter of POIR section 3.1: a function text → reason to refuse it, or None."""
+def usable_seeds(seeds: list[str], num_shots: int, max_words: int) -> tuple[list[str], dict[str, int]]:
+    """(seeds without blanks, repeats and over-long ones, in order; what was left out, by reason).
+
+    ValueError, in one line, if fewer remain than one call shows.
+    """
+    kept, left_out = {}, Counter()
+    for seed in seeds:
+        text = seed.strip()
+        reason = "empty" if not text else "duplicate" if text in kept else ""
+        reason = reason or ("too long" if len(text.split()) > max_words else "")
+        if reason:
+            left_out[reason] += 1
+        else:
+            kept[text] = None
+    if len(kept) < num_shots:
+        named = ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "none left out"
+        raise ValueError(
+            f"{len(kept)} usable seeds ({named}), one call shows {num_shots}: add seeds or lower num_shots"
+        )
+    return list(kept), dict(left_out)
+
+
+def scripts_of(texts: list[str]) -> set[str]:
+    """Scripts of the letters in texts, by the first word of their Unicode names: LATIN, CYRILLIC, CJK, …"""
+    return {_script(letter) for letter in set("".join(texts)) if letter.isalpha()}
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
+
+
+def refusal(
+    min_words: int, max_words: int, keywords: list[str], test_ids: set[str], scripts: set[str] | None = None
+) -> Callable[[str], str | None]:
+    """The filter of POIR section 3.1: text → reason to refuse it, or None. scripts: those of the seeds; None: any."""
     lowered = [word.lower() for word in keywords]
 
     def refuse(text: str) -> str | None:
@@ -138,9 +182,18 @@ def refusal(min_words: int, max_words: int, keywords: list[str], test_ids: set[s
             return "keyword"
         if any(ord(letter) < 32 and letter not in "\n\t" for letter in text) or templates.DELIMITER.strip() in text:
             return "odd characters"
+        if _LEFTOVER.search(text):
+            return "template leftover"
+        if scripts is not None and _is_foreign(text, scripts):
+            return "another script"
         return "test prompt" if prompt_id(text) in test_ids else None
 
     return refuse
+
+
+def _is_foreign(text: str, scripts: set[str]) -> bool:
+    letters = [letter for letter in text if letter.isalpha()]
+    return sum(_script(letter) not in scripts for letter in letters) > _FOREIGN_SHARE * len(letters)
 
 
 def self_evaluate(
@@ -234,6 +287,8 @@ class _Loop:
         for (row, last), limit, ((text, reason), _) in zip(open_rows, limits, parsed, strict=True):
             if text is not None and len(text.split()) > limit:
                 text, reason = None, "rewrite longer than 1.5 times the prompt"
+            if text is not None and _is_foreign(text, scripts_of([row.prompt])):
+                text, reason = None, "rewrite in another script"
             if text is None:
                 rounds = history[row.prompt_id]
                 rounds[-1] = Round(**{**last.__dict__, "reason": reason})
@@ -289,6 +344,31 @@ def _pair(good: Round, bad: Round) -> Pair:
         good.round,
         bad.round,
     )
+
+
+def lineage(row: Prompt, rounds: list[Round], pairs: list[Pair]) -> str:
+    """Where a prompt and its pairs come from, to read: shots, nearest prompts, every round, the pairs made of them."""
+    source = row.source or {}
+    lines = [f"Prompt: {row.prompt}", *(f"  shown: {shot}" for shot in source.get("shots", []))]
+    lines += [f"  nearest: {text} (ROUGE-L {score:.2f})" for text, score in source.get("nearest", [])]
+    for each in (each for each in rounds if each.prompt_id == row.prompt_id):
+        score = f"score {each.score}" if each.score is not None else f"unscored ({each.reason})"
+        lines += [f"Round {each.round}, {score}: {each.rewrite}", f"  response: {each.response}"]
+        lines += [f"  critique: {each.critique}"] if each.critique else []
+    made = [f"round {pair.good_round} over round {pair.bad_round}" for pair in pairs if pair.prompt_id == row.prompt_id]
+    return "\n".join([*lines, f"Pairs: {', '.join(made) or 'none'}"])
+
+
+def export_rows(pairs: list[Pair], prompts: list[Prompt], rounds: list[Round]) -> list[dict]:
+    """Pairs with their lineage, as plain rows: every Pair field, source (shots, nearest), critiques by round."""
+    sources = {row.prompt_id: row.source for row in prompts}
+    critiques: dict[str, dict[str, str | None]] = {}
+    for each in rounds:
+        critiques.setdefault(each.prompt_id, {})[str(each.round)] = each.critique
+    return [
+        asdict(pair) | {"source": sources.get(pair.prompt_id), "critiques": critiques.get(pair.prompt_id, {})}
+        for pair in pairs
+    ]
 
 
 def count(made: Invention, prompts: list[Prompt], rounds: list[Round], pairs: list[Pair]) -> dict[str, dict[str, int]]:

@@ -24,6 +24,8 @@ _CAPTIONS = {
     "The paper's figure has no values printed on it.",
     "win_percentages": "As Align-Pro's Table 1: percent of scored prompts that the arm (A) and the baseline (B) won; "
     "ties are in neither.",
+    "transfer": "Win rate by the model whose pairs were trained on (rows) and the model that answers (columns), with "
+    "95% intervals; outlined: a model on its own pairs.",
     "frontier": "What the objective allows at each distance from the untrained policy (Align-Pro, Lemma 5.1), and "
     "where training got to, on held-out prompts.",
     "training_rl": "Reinforcement learning, step by step: reward and distance from the initial model.",

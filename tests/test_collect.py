@@ -48,11 +48,52 @@ def test_no_seeds_is_one_line():
         ("known test prompt", "test prompt"),
         ("a fine prompt", None),
         ("schöne Grüße 你好", None),
+        ("опиши лису", "another script"),
+        ("说说 狐狸 吧", "another script"),
+        ("Generated Instruction 2: go on", "template leftover"),
+        ("tell me {prompt} now", "template leftover"),
+        ("a <|assistant|> b", "template leftover"),
+        ("[INST] go on [/INST]", "template leftover"),
+        ("what is {1, 2} here?", None),
+        ("123 456 ?!", None),
     ],
 )
 def test_refusals(text, reason):
-    refuse = collect.refusal(2, 6, ["bomb"], {prompt_id("known test prompt")})
+    scripts = collect.scripts_of(["tell me more", "schön"])
+    refuse = collect.refusal(2, 6, ["bomb"], {prompt_id("known test prompt")}, scripts)
     assert refuse(text) == reason
+    if reason == "another script":
+        assert collect.refusal(2, 6, ["bomb"], set())(text) is None
+
+
+def test_seeds_without_blanks_repeats_and_long_ones_or_one_line():
+    seeds = [" tell me ", "", "tell me", "say it", "a " * 9]
+    assert collect.usable_seeds(seeds, 2, 6) == (["tell me", "say it"], {"empty": 1, "duplicate": 1, "too long": 1})
+    with pytest.raises(ValueError, match=r"2 usable seeds \(1 empty, 1 duplicate, 1 too long\), one call shows 3"):
+        collect.usable_seeds(seeds, 3, 6)
+
+
+def test_inventing_ends_when_hardly_anything_is_accepted(monkeypatch):
+    """One of 80 instructions a batch is new: below a floor of 2% that is five batches, above it goes on."""
+    import fakes
+
+    calls = []
+
+    def repeat(messages):
+        calls.append(1)
+        new = f"brand new number {len(calls)}" if len(calls) % 40 == 0 else "tell me more"
+        return f"Generated Instruction 1: tell me more\nGenerated Instruction 2: {new}"
+
+    monkeypatch.setattr(fakes, "collector", repeat)
+    refuse = collect.refusal(2, 6, [], set())
+    run = lambda floor: collect.invent(  # noqa: E731
+        "fakes:collector", ["tell me more", "say it"], Settings(8, 2, min_acceptance=floor), refuse, NoveltyFilter(1.0),
+        "sandbox", Sampling(), Runtime(40),
+    )  # fmt: skip
+    made = run(0.02)
+    assert len(made.rows) == 5 and "at most 2% accepted in each of 5 batches" in made.message
+    calls.clear()
+    assert len(run(0.01).rows) == 8
 
 
 def test_resumed_invention_asks_nothing_twice_and_ends_the_same(tmp_path, monkeypatch):
@@ -101,6 +142,17 @@ def test_rewrite_longer_than_half_again_is_refused_with_its_reason(monkeypatch):
     assert len(rounds) == 1 and rounds[0].reason == "rewrite longer than 1.5 times the prompt"
 
 
+def test_rewrite_in_another_script_is_refused_with_its_reason(monkeypatch):
+    import fakes
+
+    answers = {"critique": "Score: 2\nEvaluation: more.", "revise:": "Revised question: опиши лису"}
+    monkeypatch.setattr(
+        fakes, "mute", lambda m: next((v for k, v in answers.items() if m[-1]["content"].startswith(k)), "x")
+    )
+    rounds = evaluate("fakes:mute", ["one two three"])
+    assert len(rounds) == 1 and rounds[0].reason == "rewrite in another script"
+
+
 def rounds_of(scores, prompt="p"):
     return [
         Round(prompt, prompt, n, f"{prompt}{n}", f"answer {n}", score, "c", "raw") for n, score in enumerate(scores)
@@ -128,6 +180,18 @@ def test_pairs_are_good_against_bad_of_one_prompt(scores, pairs):
 def test_equal_sides_never_make_a_pair():
     same = [Round("p", "p", n, "same", "same answer", score, None, "") for n, score in enumerate([2, 5])]
     assert collect.make_pairs(same, 4) == []
+
+
+def test_lineage_leads_from_a_pair_back_to_its_shots_and_rounds():
+    row = Prompt("p", "p", "collect", "train", {"shots": ["tell me more"], "nearest": [["say it", 0.5]]})
+    rounds = rounds_of([2, 5]) + rounds_of([5], "other")
+    pairs = collect.make_pairs(rounds, 4)
+    text = collect.lineage(row, rounds, pairs)
+    assert text.split("\n")[:3] == ["Prompt: p", "  shown: tell me more", "  nearest: say it (ROUGE-L 0.50)"]
+    assert "Round 1, score 5: p1" in text and "other" not in text and text.endswith("Pairs: round 1 over round 0")
+    (exported,) = collect.export_rows(pairs, [row], rounds)
+    assert exported["good_rewrite"] == "p1" and exported["source"] == row.source
+    assert exported["critiques"] == {"0": "c", "1": "c"}
 
 
 def test_funnel_counts_follow_from_the_rows():

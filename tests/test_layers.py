@@ -17,18 +17,19 @@ LAYERS = (
     ("paths", "records", "stats", "templates", "redaction", "params", "experiments", "steps"),
     (
         *("novelty", "models", "generate", "likelihood", "readers", "hub", "data", "pairs"),
-        *("margins", "tables", "paper", "plots", "gather"),
+        *("margins", "tables", "paper", "poir_printed", "poir_paper", "plots", "gather"),
     ),
     (
         *("training", "rewards", "judge", "theory", "arms", "collect", "probe", "frontier", "ppo_formulas"),
         *("ppo", "alignpro", "poir"),
     ),
-    ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "cli"),
+    ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "export", "cli"),
 )
 MODULES = [module for layer in LAYERS for module in layer]
 METHODS = {"collect", "alignpro", "poir"}  # one method each: none imports another
 SANDBOX_MAY_USE = set(LAYERS[0] + LAYERS[1])
-NO_TORCH = (*LAYERS[0], "pairs", "margins", "tables", "paper", "plots", "gather", "theory", "frontier")
+NO_TORCH = (*LAYERS[0], "pairs", "margins", "tables", "paper", "poir_printed", "poir_paper")
+NO_TORCH += ("plots", "gather", "theory", "frontier")
 STARTS_LIGHT = ("nbutils", *(f"nbutils.{module}" for module in (*NO_TORCH, *LAYERS[3])))
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
 

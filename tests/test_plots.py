@@ -14,6 +14,7 @@ import pytest
 
 from nbutils import plots, tables
 from nbutils.plots import parts
+from nbutils.plots.collection import _transitions
 from nbutils.plots.training import _smoothed
 
 NAN = float("nan")
@@ -268,3 +269,19 @@ def test_the_csv_beside_a_figure_traces_back_to_prompts(tmp_path):
     assert back[["prompt_id", "arm"]].to_numpy().tolist() == [[row["prompt_id"], row["arm"]] for row in rows]
     assert np.allclose(back["reward"], [row["reward"] for row in rows])
     assert plt.imread(tmp_path / "rewards.png").shape[1] == round(6.4 * 200)
+
+
+def test_transitions_count_each_rewrite_once_and_say_where_it_stopped():
+    """p: 2 → 5; q: 1 → 2 → no usable rewrite; r: good at once; s: low, and its rounds are used up."""
+    scores = {"p": [2, 5], "q": [1, 2], "r": [4], "s": [3, 3]}
+    rows = [
+        {"prompt_id": p, "round": i, "score": s, "reason": None}
+        for p, each in scores.items()
+        for i, s in enumerate(each)
+    ]
+    rows[3]["reason"] = "rewrite longer than 1.5 times the prompt"
+    counts = _transitions(pd.DataFrame(rows).assign(cell=""))
+    assert counts.loc["2", ["5", "stopped"]].tolist() == [1, 1] and counts.loc["1", "2"] == counts.loc["3", "3"] == 1
+    assert counts.to_numpy().sum() == 4 and "4" not in counts.index
+    assert "50% of them went up" in plots.score_transitions(rows).texts[1].get_text()
+    assert "no prompt had" in "".join(text.get_text() for text in plots.score_transitions(rows[4:5]).texts)

@@ -5,12 +5,13 @@ pyplot's: a notebook shows them by itself where the cell does not end with one (
 """
 
 from nbutils.plots.calibration import reward_calibration
-from nbutils.plots.collection import collection_funnel, score_rounds
+from nbutils.plots.collection import collection_funnel, score_rounds, score_transitions
 from nbutils.plots.evaluation import reward_distributions, reward_means, reward_variances, win_tie_lose
 from nbutils.plots.frontier import reward_kl_frontier
 from nbutils.plots.paper import grouped_rewards, grouped_variances, win_percentages
 from nbutils.plots.parts import save
 from nbutils.plots.training import preference_curves, training_curves
+from nbutils.plots.transfer import transfer_heatmap
 
 __all__ = [
     "collection_funnel",
@@ -24,7 +25,9 @@ __all__ = [
     "reward_variances",
     "save",
     "score_rounds",
+    "score_transitions",
     "training_curves",
+    "transfer_heatmap",
     "win_percentages",
     "win_tie_lose",
 ]

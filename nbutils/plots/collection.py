@@ -1,6 +1,7 @@
 """Figures of the collection: scores by round, and what is left after each stage."""
 
 import numpy as np
+import pandas as pd
 import seaborn
 
 from nbutils.plots.parts import (
@@ -41,6 +42,61 @@ def score_rounds(rounds):
     axis.grid(False, axis="y")
     axis.tick_params(length=0)
     return figure
+
+
+def score_transitions(rounds):
+    """How a rewrite moves the score: from each score (rows) to the score of the next round, all rounds together.
+
+    rounds: rows of records.Round. A cell holds its count, its shade the share of its row; `stopped`: no usable rewrite,
+    or the next round unscored.
+    """
+    title, table = "What a rewrite does to the score", frame(rounds)
+    if not len(table) or "round" not in table:
+        return nothing(title, "no round was collected")
+    counts = _transitions(named(table, "cell").assign(score=numbers(table, "score")))
+    if not counts.to_numpy().sum():
+        return nothing(title, "no prompt had a scored round before another")
+    better, total = _better(counts), int(counts.to_numpy().sum())
+    subtitle = f"n = {total:,} scored rounds that a rewrite followed or should have · {better:.0%} of them went up"
+    figure = new_figure(6.6, 0.9 + 0.5 * len(counts), title, subtitle)
+    axis = figure.subplots()
+    shares = counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+    style = {
+        "cmap": seaborn.color_palette("blend:#f4f7f9,#084c74", as_cmap=True),
+        "cbar": False,
+        "vmin": 0,
+        "vmax": 1,
+        "linewidths": 2,
+        "linecolor": "white",
+    }
+    seaborn.heatmap(shares, annot=counts.map("{:,}".format), fmt="", ax=axis, **style)
+    axis.set(xlabel="score of the next round", ylabel="score before the rewrite")
+    axis.tick_params(length=0, rotation=0)
+    return figure
+
+
+def _transitions(table) -> pd.DataFrame:
+    """Counts of (score, next score or `stopped`); scores that end the loop have no row."""
+    table = table.sort_values(["cell", "prompt_id", "round"], kind="stable")
+    following = table.groupby(["cell", "prompt_id"])["score"].shift(-1)
+    has_next = table.groupby(["cell", "prompt_id"])["round"].shift(-1).notna()
+    left = table["score"].notna() & (has_next | _was_open(table))
+    after = following[left].map(lambda value: f"{value:.0f}" if np.isfinite(value) else "stopped")
+    before = table.loc[left, "score"].map("{:.0f}".format)
+    found = pd.crosstab(before, after)
+    columns = [*(str(score) for score in range(1, 6)), "stopped"]
+    return found.reindex(columns=columns, fill_value=0)
+
+
+def _was_open(table) -> pd.Series:
+    """Rounds whose reason says that a rewrite was wanted and none could be used."""
+    reason = table["reason"] if "reason" in table else pd.Series(None, table.index)
+    return reason.notna() & table["score"].notna()
+
+
+def _better(counts: pd.DataFrame) -> float:
+    up = sum(counts.loc[row, column] for row in counts.index for column in counts if column.isdigit() and column > row)
+    return up / counts.to_numpy().sum()
 
 
 def _score_bar(axis, y: float, scores, colors: dict) -> None:

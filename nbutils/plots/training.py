@@ -38,10 +38,13 @@ TRAINING_PANELS = (
 )
 PREFERENCE_PANELS = (
     (("loss",), "Loss", "loss (nats)"),
-    (("margin",), "Reward margin", "chosen − rejected (nats)"),
+    (("margin", "margin_rewrite", "margin_response"), "Reward margin", "chosen − rejected (nats)"),
     (("accuracy",), "Accuracy", "share right (sft: of tokens)"),
     (("logps_chosen", "logps_rejected"), "Log-probabilities", "log p (nats per completion)"),
+    (("logps_chosen_rewrite", "logps_rejected_rewrite"), "Log p of the rewrite", "log p (nats per rewrite)"),
+    (("logps_chosen_response", "logps_rejected_response"), "Log p of the response", "log p (nats per response)"),
 )
+_STYLES = ("-", (0, (3, 1.5)), (0, (1, 1.2)))
 
 
 def training_curves(history):
@@ -50,7 +53,11 @@ def training_curves(history):
 
 
 def preference_curves(history):
-    """Loss, margin, accuracy, log-probabilities by training step, a line per arm. history: rows with step, arm."""
+    """Loss, margin, accuracy, log-probabilities by training step, a line per arm. history: rows with step, arm.
+
+    Where they were logged, margin and log-probabilities are split into the rewrite's part and the response's, which
+    add up to the whole (POIR, Eq. 1).
+    """
     return _curves("Preference training", history, PREFERENCE_PANELS)
 
 
@@ -78,9 +85,9 @@ def _curves(title: str, history, panels):
 
 
 def _present(table: pd.DataFrame, names) -> list[str]:
-    """The first of the synonyms that holds a number; both of a chosen/rejected pair."""
+    """The first of the synonyms that holds a number; all lines of a panel of several."""
     held = [name for name in names if np.isfinite(numbers(table, name)).any()]
-    return held if names[0].startswith("logps") else held[:1]
+    return held if names[0].startswith(("logps", "margin")) else held[:1]
 
 
 def _curve_subtitle(table: pd.DataFrame, found) -> str:
@@ -91,6 +98,7 @@ def _curve_subtitle(table: pd.DataFrame, found) -> str:
     text = f"n = {counted(num_steps, 'logged step')}"
     text += ", thin as logged, bold averaged over about a tenth of them" if num_steps >= SMOOTH_FROM else ""
     text += " · chosen solid, rejected dashed" if "logps_rejected" in names else ""
+    text += " · margin solid, the rewrite's part dashed, the response's dotted" if "margin_response" in names else ""
     return text + (f" · {counted(absent, 'missing value')} not drawn" if absent else "")
 
 
@@ -102,7 +110,7 @@ def _curve_panel(axis, table: pd.DataFrame, names, arms) -> None:
     for arm in arms:
         rows = table[table["arm"] == arm].sort_values("step", kind="stable")
         steps = numbers(rows, "step")
-        for name, style in zip(names, ("-", (0, (3, 1.5))), strict=False):
+        for name, style in zip(names, _STYLES, strict=False):
             values = numbers(rows, name)
             smooth = _smoothed(values)
             axis.plot(steps, values, color=arm_color(arm) if arm else INK, lw=0.8, alpha=0.35, ls=style)

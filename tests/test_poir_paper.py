@@ -1,0 +1,354 @@
+"""POIR's tables by hand, from either side; the paper's own numbers and what of them contradicts itself; transfer."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_paper import verdicts
+
+from nbutils import paper, poir_paper, poir_printed, stats, steps, tables
+
+VICUNA, QWEN = "lmsys/vicuna-13b-v1.5", "Qwen/Qwen-14B-Chat"
+MODELS = {"one": {"prompter": VICUNA, "responder": VICUNA}}
+PAIRS = poir_paper.TABLES["poir_table_1"]
+NAN = float("nan")
+
+
+def outcomes(win, tie, lose, unscored=0):
+    return [(says, says) for says, num in (("win", win), ("tie", tie), ("lose", lose)) for _ in range(num)] + [
+        ("unscored", "win")
+    ] * unscored
+
+
+def judged(cell="one", sets=("vicuna", "dolly", "bpo_test", "self_instruct"), pair=("poir", "nan"), counts=(12, 5, 3)):
+    """Each set with one win fewer and one loss more than the one before."""
+    win, tie, lose = counts
+    rows = [
+        verdicts(outcomes(win - i, tie, lose + i), cell=cell, prompt_set=name, arms=pair) for i, name in enumerate(sets)
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def by_set(table):
+    return table.set_index("prompt_set")
+
+
+def test_one_set_by_hand():
+    """Of 12 prompts 10 are scored: 5 won, 3 lost, 2 ties; D = 0.2."""
+    table = poir_paper.pair_percentages(verdicts(outcomes(5, 2, 3, 2), arms=("poir", "nan")), MODELS, PAIRS)
+    row, over = table.to_dict("records")
+    assert (row["win_percent"], row["tie_percent"], row["lose_percent"]) == pytest.approx((50, 20, 30))
+    assert (row["num_scored"], row["num_unscored"], row["prompt_set"]) == (10, 2, "orca")
+    assert (row["prompter"], row["arm_a"], row["arm_b"]) == (VICUNA, "poir", "nan")
+    low, high = stats.tango_interval(5, 3, 10)
+    assert (row["delta_wr"], row["delta_wr_low"], row["delta_wr_high"]) == pytest.approx((20, 100 * low, 100 * high))
+    assert (row["tie_percent_low"], row["tie_percent_high"]) == pytest.approx(
+        [100 * end for end in paper.wilson_interval(0.2, 10)]
+    )
+    assert over["prompt_set"] == poir_paper.OVER_SETS and math.isnan(over["win_percent"])
+    for end in ("", "_low", "_high"):  # the mean over one set is that set's
+        assert over[f"delta_wr{end}"] == pytest.approx(row[f"delta_wr{end}"])
+
+
+def test_delta_wr_is_the_mean_over_sets_with_an_interval_that_simulation_confirms():
+    table = by_set(poir_paper.pair_percentages(judged(), MODELS, PAIRS))
+    assert table["delta_wr"].tolist() == pytest.approx([45, 35, 25, 15, 30])
+    sets, over = table.iloc[:4], table.loc[poir_paper.OVER_SETS]
+    below = math.sqrt(((sets["delta_wr"] - sets["delta_wr_low"]) ** 2).sum()) / 4
+    assert over["delta_wr_low"] == pytest.approx(30 - below) and over["num_scored"] == 80
+    rng, hits, num, sets = np.random.default_rng(0), 0, 400, []
+    for win, lose, size in ((0.6, 0.3, 40), (0.9, 0.05, 20), (0.4, 0.4, 60)):
+        wins, loses, _ = rng.multinomial(size, (win, lose, 1 - win - lose), size=num).T
+        sets.append(100 * np.array([(wins - loses) / size, *stats.tango_interval(wins, loses, size)]).T)
+    for drawn in zip(*sets, strict=True):
+        counts = {"num_scored": 1, "num_unscored": 0}
+        (over,) = poir_paper._over_sets([poir_paper._ends("delta_wr", ends) | counts for ends in drawn])
+        hits += over["delta_wr_low"] <= 100 * (0.3 + 0.85 + 0) / 3 <= over["delta_wr_high"]
+    assert 0.92 <= hits / num <= 0.98
+
+
+def test_swapping_the_sides_swaps_the_numbers():
+    """Whether the pair is asked for the other way round, or the rows name it so, as where poir is the baseline."""
+    table = by_set(poir_paper.pair_percentages(judged(), MODELS, PAIRS))
+    turned = judged().rename(columns={"arm_a": "arm_b", "arm_b": "arm_a"})
+    turned["verdict"] = turned["verdict"].map(stats.OPPOSITE)
+    again = poir_paper.pair_percentages(turned, MODELS, PAIRS)
+    assert tables.as_csv(again) == tables.as_csv(table.reset_index()[list(again)])
+    other = by_set(poir_paper.pair_percentages(judged(), MODELS, [("nan", "poir")]))
+    assert other["delta_wr"].tolist() == pytest.approx((-table["delta_wr"]).tolist())
+    assert other["delta_wr_low"].tolist() == pytest.approx((-table["delta_wr_high"]).tolist())
+    assert other["win_percent"].tolist() == pytest.approx(table["lose_percent"].tolist(), nan_ok=True)
+
+
+def test_row_order_changes_no_byte_and_samples_are_averaged_first():
+    rows = judged().to_dict("records") + verdicts(
+        [("lose", "lose")], cell="one", prompt_set="vicuna", arms=("poir", "nan"), sample=1
+    ).to_dict("records")
+    table = poir_paper.pair_percentages(rows, MODELS, PAIRS)
+    assert table["win_percent"].iloc[0] == pytest.approx(100 * 11.5 / 20)
+    random.Random(1).shuffle(rows)
+    assert tables.as_csv(poir_paper.pair_percentages(rows, MODELS, PAIRS)) == tables.as_csv(table)
+
+
+def test_a_set_without_score_is_counted_and_leaves_no_mean():
+    rows = pd.concat([judged(sets=("vicuna",)), judged(sets=("dolly",)).assign(verdict="unscored")])
+    table = by_set(poir_paper.pair_percentages(rows, MODELS, PAIRS))
+    assert table.loc["dolly", "num_unscored"] == 20 and math.isnan(table.loc["dolly", "win_percent"])
+    assert math.isnan(table.loc[poir_paper.OVER_SETS, "delta_wr"])
+    assert poir_paper.layout(table.reset_index()).iloc[0].tolist()[3:] == ["60.0", "25.0", "15.0", *"–––", "–"]
+
+
+def test_pairs_held_says_what_there_is_and_where_it_is_shown():
+    rows = pd.concat([judged(), judged("two", ("dolly",), ("sft", "poir")), judged(pair=("rlhf", "nan"))])
+    held = poir_paper.pairs_held(rows)
+    assert held["pair"].tolist() == ["poir vs nan", "rlhf vs nan", "sft vs poir"]
+    assert held["shown_in"].tolist() == ["POIR, Table 1", "", "POIR, Table 2"]
+    assert held["prompt_sets"].tolist()[0] == "vicuna, dolly, bpo_test, self_instruct"
+    assert poir_paper.pairs_held([]).empty
+
+
+def test_pairs_asked_for_are_a_table_more():
+    assert list(poir_paper.wanted()) == ["poir_table_1", "poir_table_2", "poir_table_3"]
+    assert poir_paper.wanted(["chain:poir+alignpro vs sft"])["poir_pairs"] == (("chain:poir+alignpro", "sft"),)
+    for text in ("poir", "poir vs ", "poir vs poir", "a vs b vs c"):
+        with pytest.raises(ValueError, match="wanted two different arms"):
+            poir_paper.read_pair(text)
+
+
+@pytest.mark.parametrize("pair", [("poir", "sft"), ("nan", "bpo")])
+def test_a_pair_that_was_not_judged_gives_no_row_and_says_so(pair, tmp_path):
+    table = poir_paper.pair_percentages(judged(), MODELS, [pair])
+    assert table.empty and list(table) == list(poir_printed.COLUMNS)
+    assert poir_paper.note(table, None, [pair]) == f"Not judged here: {pair[0]} vs {pair[1]}."
+    assert poir_paper.pair_percentages([], {}, PAIRS).empty
+    theirs = poir_printed.published(table, "poir_table_1")
+    assert len(poir_paper.write(table, theirs, tmp_path, "poir_table_1", [pair])) == 3
+
+
+# --- the paper's numbers
+
+
+@pytest.mark.parametrize(("name", "num_lines", "sums"), [
+    ("poir_table_1", 15, (3361.0, 339.8, 2281.3, 268.4)),
+    ("poir_table_2", 14, (3064.4, 405.6, 2133.6, 232.8)),
+    ("poir_table_3", 4, (924.9, 137.2, 537.9, 102.6)),
+])  # fmt: skip
+def test_the_papers_numbers_are_those_of_its_text(name, num_lines, sums):
+    """Sums of A Win, Tie, B Win and ΔWR over all lines, as printed."""
+    lines = [line.split() for line in poir_printed._PRINTED[name].strip().splitlines()]
+    assert len(lines) == num_lines and {len(line) for line in lines} == {17}
+    assert [int(line[1]) for line in lines] == list(range(1, num_lines + 1))
+    numbers = np.array([[float(text) for text in line[4:]] for line in lines])
+    found = (*(numbers[:, side:12:3].sum() for side in range(3)), numbers[:, 12].sum())
+    assert found == pytest.approx(sums, abs=1e-6)
+    assert {tuple(line[2:4]) for line in lines} == set(poir_paper.TABLES[name])
+
+
+def test_what_contradicts_itself_is_left_out_and_said():
+    doubts = {}
+    for name in poir_paper.TABLES:
+        table = poir_printed.printed(name)
+        for row in table[table["remark"] != ""].to_dict("records"):
+            sides = ("win_percent", "tie_percent", "lose_percent", "delta_wr")
+            missing = "".join(letter for letter, side in zip("WTLD", sides, strict=True) if math.isnan(row[side]))
+            doubts[name[-1], row["index"], row["prompt_set"]] = missing if row["prompt_set"] in poir_paper.SETS else "Δ"
+    sets = [*poir_paper.SETS]
+    assert doubts == {
+        **{("1", 1, "self_instruct"): "T", ("1", 2, "self_instruct"): "T"},  # 101.0
+        **{("1", 5, "bpo_test"): "", ("1", 5, "self_instruct"): ""},  # index 4's Dolly and BPO-test
+        **{("1", 9, "dolly"): "WTLD", ("1", 9, poir_paper.OVER_SETS): "Δ"},  # 97.0; +10.7 against +12.7
+        ("1", 10, poir_paper.OVER_SETS): "Δ",  # +21.0 against +20.7
+        **{("1", 11, "bpo_test"): "T", ("1", 12, "dolly"): "T", ("1", 15, "self_instruct"): "T"},  # 89.0, 97.0, 97.0
+        **{("1", 14, "dolly"): "", ("1", 14, "bpo_test"): ""},
+        **{("2", 1, "self_instruct"): "T", ("2", 2, "dolly"): "T"},  # 102.0, 99.5
+        **{("2", 4, "dolly"): "T", ("2", 8, "vicuna"): "T"},  # 100.9, 101.0
+        **{("2", 7, name): "" for name in sets},  # one row of numbers four times
+        **{("3", line, "self_instruct"): "WTLD" for line in (1, 2, 3, 4)},  # BPO-test's again
+    }
+
+
+@pytest.mark.parametrize("name", poir_paper.TABLES)
+def test_what_is_kept_agrees_with_delta_wr(name):
+    """ΔWR is the mean of A Win - B Win over the sets that are there, to its last digit."""
+    for _, line in poir_printed.printed(name).groupby("index"):
+        sets, over = line.iloc[:4], line.iloc[4]
+        total = sets[["win_percent", "tie_percent", "lose_percent"]].sum(axis=1, skipna=False).dropna()
+        assert ((total - 100).abs() <= 0.11).all()
+        if not math.isnan(over["delta_wr"]):
+            assert sets["delta_wr"].mean() == pytest.approx(over["delta_wr"], abs=0.0501)
+        assert line[["delta_wr_low", "num_unscored"]].isna().all(axis=None)
+        assert line["num_scored"].tolist() == [80, 200, 200, 252, 732]
+
+
+@pytest.mark.parametrize(("reference", "name"), [
+    (VICUNA, "Vicuna-13B-chat"),
+    ("lmsys/vicuna-13b-v1.3", "vicuna-13B-1.3v"),
+    ("models/Qwen-14B-Chat", "Qwen-14B-chat"),
+    ("mistralai/Mistral-7B-Instruct-v0.2", "Mistral-7B"),
+    ("api:gpt-4", "GPT-4"),
+    ("api:gpt-3.5-turbo", "GPT-3.5-turbo"),
+    ("api:openai/gpt-4-0613", "GPT-4"),
+])  # fmt: skip
+def test_a_model_is_the_papers_where_it_is_the_same(reference, name):
+    assert poir_printed.same_model(name, reference, reference)
+    assert not poir_printed.same_model(name, reference, "sandbox/responder")
+
+
+@pytest.mark.parametrize("reference", [
+    "Qwen/Qwen1.5-14B-Chat", "lmsys/vicuna-13b-v1.5-16k", "api:gpt-4o", "mistralai/Mixtral-8x7B-v0.1", "sandbox/x", "",
+])  # fmt: skip
+def test_other_models_are_none_of_the_papers(reference):
+    assert not [name for name in poir_printed._SAME_MODEL if poir_printed.same_model(name, reference)]
+
+
+def test_the_papers_row_stands_beside_ours_only_where_all_agrees():
+    table = poir_paper.pair_percentages(judged(), MODELS, PAIRS)
+    theirs = poir_printed.published(table, "poir_table_1")
+    assert paper.matches(theirs) and theirs["index"].tolist() == [1] * 5 and set(theirs["cell"]) == {"one"}
+    fewer = poir_paper.pair_percentages(judged(sets=("dolly", "sandbox")), MODELS, PAIRS)
+    assert poir_printed.published(fewer, "poir_table_1")["prompt_set"].tolist() == ["dolly"]  # and no ΔWR
+    more = pd.concat([judged(), judged(sets=("sandbox",))])
+    theirs = poir_printed.published(poir_paper.pair_percentages(more, MODELS, PAIRS), "poir_table_1")
+    assert poir_paper.OVER_SETS not in set(theirs["prompt_set"])
+    mixed = {"one": {"prompter": VICUNA, "responder": QWEN}}
+    for rows, models in ((judged(sets=("sandbox",)), MODELS), (judged(), mixed), (judged(), {})):
+        table = poir_paper.pair_percentages(rows, models, PAIRS)
+        theirs = poir_printed.published(table, "poir_table_1")
+        assert len(theirs) == 75 and not paper.matches(theirs) and len(poir_paper.blocks(table, theirs)) == 2
+    assert poir_printed.published(table, "poir_pairs") is None
+
+
+# --- the layout
+
+
+def test_the_layout_is_the_papers():
+    rows = pd.concat([judged(pair=pair) for pair in PAIRS[::-1]])
+    table = poir_paper.pair_percentages(rows, MODELS, PAIRS)
+    (shown,) = poir_paper.blocks(table, poir_printed.published(table, "poir_table_1")).values()
+    sides = ("A Win", "Tie", "B Win")
+    methods = [("Model", ""), ("Method", "A"), ("Method", "B")]
+    assert list(shown.columns) == [
+        *methods,
+        *((name, side) for name in poir_paper.SETS.values() for side in sides),
+        ("ΔWR", ""),
+    ]
+    assert shown.iloc[:, 2].tolist() == ["nan", "nan", "bpo", "bpo", "dpo_awo", "dpo_awo"]
+    assert shown.iloc[0, 0] == "vicuna-13b-v1.5" and shown.iloc[0, 3:6].tolist() == ["60.0", "25.0", "15.0"]
+    assert shown.iloc[0, -1].startswith("+30.0 [+") and shown.iloc[1, -1] == "+30.5"
+    assert shown.iloc[1].tolist()[:6] == ["as printed in POIR, Table 1, index 1", "poir", "nan", "64.1", "4.5", "31.3"]
+    assert shown.iloc[1].tolist()[12:15] == ["64.3", "–", "34.2"]
+
+
+def test_cells_that_share_their_models_are_told_apart_and_models_stay_together():
+    models = {cell: {"prompter": "sandbox/prompter", "responder": "sandbox/responder"} for cell in ("seed-0", "seed-1")}
+    models |= {"gpt": {"prompter": "api:gpt-4", "responder": "api:gpt-4"}}
+    rows = pd.concat([judged(cell, ("sandbox",), pair) for cell in models for pair in PAIRS[:2]])
+    names = poir_paper.layout(poir_paper.pair_percentages(rows, models, PAIRS)).iloc[:, 0].tolist()
+    several = [f"sandbox/prompter, sandbox/responder (seed-{seed})" for seed in (0, 0, 1, 1)]
+    assert names == ["api:gpt-4"] * 2 + several
+    assert poir_paper.layout(poir_paper.pair_percentages(rows, {}, PAIRS)).iloc[0, 0] == "gpt"
+
+
+def test_files_have_two_header_rows_and_say_what_is_in_doubt(tmp_path):
+    table = poir_paper.pair_percentages(judged(), MODELS, PAIRS)
+    theirs = poir_printed.published(table, "poir_table_1")
+    written = poir_paper.write(table, theirs, tmp_path, "poir_table_1", PAIRS)
+    assert [path.name for path in written] == ["poir_table_1.csv", "poir_table_1.md", "poir_table_1.tex"]
+    back = tables.read(written[0])
+    assert list(back) == list(poir_printed.COLUMNS) and back["source"].value_counts().tolist() == [5, 5]
+    assert set(back["arm_b"]) == {"nan"} and back["remark"].notna().sum() == 1
+    markdown, latex = (path.read_text("utf-8") for path in written[1:])
+    assert "| Model | Method |  | Vicuna Eval |  |  | Dolly Eval |" in markdown and "| ΔWR |\n" in markdown
+    assert (
+        "|  | A | B | A Win | Tie | B Win |" in markdown
+        and "Not judged here: poir vs bpo, poir vs dpo_awo." in markdown
+    )
+    assert "index 1, Self-Instruct Eval: A Win, Tie and B Win add up to 101.0" in markdown
+    assert r" & \multicolumn{2}{c}{Method} & \multicolumn{3}{c}{Vicuna Eval}" in latex and "Δ" not in latex
+    assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-6}\cmidrule(lr){7-9}" in latex and latex.count(r"\begin{tabular}") == 1
+    assert {line.count("&") for line in latex.split("\n") if line.endswith(r"\\") and "multicolumn" not in line} == {15}
+
+
+def test_the_papers_tables_are_a_block_of_their_own_where_nothing_agrees(tmp_path):
+    rows = judged(sets=("sandbox",), pair=("poir_s1", "nan"))
+    pairs = poir_paper.TABLES["poir_table_3"]
+    table = poir_paper.pair_percentages(rows, {}, pairs)
+    theirs = poir_printed.published(table, "poir_table_3")
+    _, markdown, latex = poir_paper.write(table, theirs, tmp_path, "poir_table_3", pairs)
+    text = markdown.read_text("utf-8")
+    assert "As printed in the paper (POIR, Table 3)" in text and "| GPT-4 | poir_s1 | nan | 65.2 | 5.8 | 29.0 |" in text
+    assert "line 2, Self-Instruct Eval: repeats the set before it, and ΔWR (+39.5)" in text
+    assert latex.read_text("utf-8").count(r"\begin{tabular}") == 2
+
+
+def test_the_papers_index_stands_in_its_own_block_and_a_remark_is_said_once(tmp_path):
+    theirs = poir_printed.printed("poir_table_2")
+    shown = poir_paper.layout(theirs)
+    assert shown[("Index", "")].tolist() == [str(index) for index in range(1, 15)]
+    assert shown.iloc[6].tolist()[:7] == ["Vicuna-7B-chat", "7", "poir", "dpo_awi", "51.8", "8.0", "40.2"]
+    assert ("Index", "") not in poir_paper.layout(poir_printed.printed("poir_table_3"))
+    said = poir_paper.note(theirs.iloc[:0], theirs)
+    assert said.count("the same numbers as in another set, kept") == 1
+    assert "index 7, Vicuna Eval, Dolly Eval, BPO-test Eval, Self-Instruct Eval: the same" in said
+    latex = poir_paper.as_latex(theirs.iloc[:0], theirs)
+    assert r"Model & Index & \multicolumn{2}{c}{Method}" in latex and r"\cmidrule(lr){3-4}\cmidrule(lr){5-7}" in latex
+
+
+def test_odd_names_are_text_in_every_file(tmp_path):
+    odd = "a_b|c\n<x> {answer_b} 50%"
+    table = poir_paper.pair_percentages(judged(odd, (odd,), (odd, "nan")), {}, [(odd, "nan")])
+    _, markdown, latex = (
+        path.read_text("utf-8") for path in poir_paper.write(table, None, tmp_path, "t", [(odd, "nan")])
+    )
+    assert "<x>" not in markdown and r"a\_b|c \textless{}x\textgreater{}" in latex
+    assert all(line.startswith("%") for line in latex.split("\n") if "{answer_b}" in line)
+
+
+# --- transfer
+
+
+def write_manifest(folder, inputs=(), **parameters):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"parameters": parameters, "inputs": dict.fromkeys(inputs, "x")}))
+
+
+def test_sources_follow_the_manifests(outputs):
+    """Pairs of the cell's own collection, of another cell's, and of no step at all."""
+    root = outputs.resolve().as_posix()  # outside the project, as paths.relative names it
+    for cell, model in (("a", "m/a"), ("b", "m/b")):
+        write_manifest(outputs / "e" / cell / "collect", responder=model)
+    write_manifest(outputs / "e" / "a" / "poir", [f"{root}/e/a/collect/pairs.jsonl", "params/templates"])
+    write_manifest(outputs / "e" / "a-on-b" / "poir", [f"{root}/e/b/collect/pairs.jsonl"])
+    write_manifest(outputs / "e" / "from-file" / "poir", ["data/pairs.jsonl"])
+    run = steps.open_step("05_plot", {"experiment": "e", "cell": "all", "seed": 0}, "plot")
+    cells = ["a", "a-on-b", "from-file", "untrained"]
+    assert poir_paper.sources(run, cells) == {"a": "m/a", "a-on-b": "m/b"}
+    assert poir_paper.sources(run, cells, "sft") == {}
+    assert sum(name.endswith("manifest.json") for name in run.finish()["inputs"]) == 4
+
+
+def test_transfer_by_hand_one_cell_and_several_seeds():
+    models = {cell: {"prompter": "m/p", "responder": f"m/{cell[0]}"} for cell in ("a0", "a1", "b0", "c0")}
+    sources = {"a0": "m/a", "a1": "m/a", "b0": "m/a"}
+    counts = {"a0": (12, 5, 3), "a1": (10, 5, 5), "b0": (5, 5, 10), "c0": (1, 1, 1)}
+    rows = pd.concat([judged(cell, ("dolly",), counts=counts[cell]) for cell in models])
+    table = poir_paper.transfer(rows, models, sources)
+    assert list(table) == list(poir_paper.TRANSFER_COLUMNS)
+    seeds, single = table.to_dict("records")
+    assert (seeds["source"], seeds["target"], seeds["num_cells"], seeds["num_scored"]) == ("m/a", "m/a", 2, 40)
+    assert seeds["value"] == pytest.approx((72.5 + 62.5) / 2)
+    assert seeds["high"] - seeds["value"] == pytest.approx(12.7062 * 5, abs=1e-3)  # t(0.975, 1) · 10/√2 / √2
+    rate = stats.win_rate([1] * 5 + [0] * 15, [0] * 10 + [1] * 10)
+    assert (single["value"], single["low"], single["high"]) == pytest.approx([100 * each for each in rate[:3]])
+    assert poir_paper.transfer(rows, models, {}).empty
+
+
+def test_a_responder_with_several_prompters_is_named_with_them():
+    models = {cell: {"prompter": f"m/{cell}", "responder": "m/r"} for cell in "ab"}
+    table = poir_paper.transfer(
+        pd.concat([judged(cell, ("dolly",)) for cell in "ab"]), models, dict.fromkeys("ab", "s")
+    )
+    assert table["target"].tolist() == ["m/a, m/r", "m/b, m/r"] and table["num_cells"].tolist() == [1, 1]
