@@ -20,17 +20,23 @@ def judge_arms(
     runtime: Runtime = Runtime(),
     journal: Journal | None = None,
     label: str | None = None,
+    more: list[tuple[str, str]] = (),
 ) -> list[Verdict]:
     """Verdicts of every arm against `baseline`, per prompt and sample, in both orders: two rows each.
 
-    arm_a is the arm, arm_b the baseline, whichever was shown first. Rows come in the order of `answers`.
+    arm_a is the arm, arm_b the baseline, whichever was shown first; more: further pairs (arm_a, arm_b), see
+    read_pairs. Rows come in the order of `answers`, against the baseline first.
     """
-    base = {(row.prompt_set, row.prompt_id, row.sample): row for row in answers if row.arm == baseline}
-    pairs = [
-        (row, base[row.prompt_set, row.prompt_id, row.sample])
+    known = {(row.arm, row.prompt_set, row.prompt_id, row.sample): row for row in answers}
+    opponents: dict[str, list[str]] = {row.arm: [baseline] for row in answers if row.arm != baseline}
+    for arm, other in more:
+        opponents.setdefault(arm, []).append(other)
+    found = [
+        (row, known.get((other, row.prompt_set, row.prompt_id, row.sample)), other == baseline)
         for row in answers
-        if row.arm != baseline and (row.prompt_set, row.prompt_id, row.sample) in base
+        for other in opponents.get(row.arm, [])
     ]
+    pairs = [(row, other) for against in (True, False) for row, other, is_base in found if other and is_base == against]
     orders = [(arm, other, first) for arm, other in pairs for first in (arm, other)]
     asked = [order for order in orders if order[0].reason is None and order[1].reason is None]
     shown = [(first, other if first is arm else arm) for arm, other, first in asked]
@@ -38,6 +44,22 @@ def judge_arms(
     texts = generate(judge, requests, sampling, runtime, journal, label=label)
     heard = dict(zip([id(order) for order in asked], texts, strict=True))
     return [_verdict(*order, heard.get(id(order))) for order in orders]
+
+
+def read_pairs(texts: list[str], arms: list[str], baseline: str) -> list[tuple[str, str]]:
+    """("a", "b") of each "a vs b", less those that the baseline's comparisons hold anyway, each pair once.
+
+    ValueError, in one line, for a text that is no pair of two evaluated arms.
+    """
+    pairs: list[tuple[str, str]] = []
+    for text in texts:
+        names = tuple(part.strip() for part in text.split(" vs "))
+        if len(names) != 2 or names[0] == names[1] or not set(names) <= {*arms, baseline}:
+            known = ", ".join(dict.fromkeys([baseline, *arms]))
+            raise ValueError(f"pair {text!r}: wanted two of the arms as `a vs b`; there are {known}")
+        if baseline not in names and names not in pairs and names[::-1] not in pairs:
+            pairs.append(names)
+    return pairs
 
 
 def _request(template: Template, first: Answer, second: Answer) -> list[dict]:

@@ -175,7 +175,8 @@ def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
     sets = (len(value("prompt_sets", [])), "prompt sets")
     if name == "judge":
         others = len([arm for arm in arms if arm != value("baseline")])
-        return [[sets, prompts, (others, "arms against the baseline"), (2, "orders"), samples]]
+        more = [[sets, prompts, (len(value("pairs")), "pairs"), (2, "orders"), samples]] if value("pairs") else []
+        return [[sets, prompts, (others, "arms against the baseline"), (2, "orders"), samples], *more]
     tilts = [(value("tilt_rewrites", 1), "rewrites"), (value("tilt_responses", 1), "responses")]
     weighed = [[sets, prompts, samples, *tilts]] if "tilted" in arms and name == "responder" else []
     return [[sets, prompts, (len(arms), "arms"), samples], *weighed]

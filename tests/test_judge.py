@@ -4,7 +4,7 @@ import pytest
 
 from nbutils import stats, templates
 from nbutils.generate import Sampling
-from nbutils.judge import judge_arms, read_verdict
+from nbutils.judge import judge_arms, read_pairs, read_verdict
 from nbutils.records import Answer, Journal
 
 TEMPLATE = templates.load("judge_pairwise", "sandbox")
@@ -82,3 +82,20 @@ def test_rows_follow_the_answers_whatever_was_asked_first():
         ("id-tell me about the wolf.", "lose"),
         ("id-second", "win"),
     ]
+
+
+def test_further_pairs_are_judged_after_those_against_the_baseline():
+    texts = {"nan": "it is hard to say.", "poir": "the wolf eats meat. the wolf howls.", "sft": "the wolf eats meat."}
+    answers = [answer(arm, text) for arm, text in texts.items()]
+    more = read_pairs(["poir vs sft", "sft vs poir", "sft vs nan"], list(texts), "nan")
+    assert more == [("poir", "sft")]
+    verdicts = judged("sandbox/judge", *answers, more=more)
+    wanted = [("poir", "nan"), ("sft", "nan"), ("poir", "sft")]
+    assert [(row.arm_a, row.arm_b) for row in verdicts] == [pair for pair in wanted for _ in range(2)]
+    assert outcome(verdicts) == ["win"] * 3
+
+
+@pytest.mark.parametrize("text", ["poir", "poir vs poir", "poir vs sfd", "a vs b vs c"])
+def test_a_pair_that_is_none_is_one_line(text):
+    with pytest.raises(ValueError, match="wanted two of the arms as `a vs b`; there are nan, poir, sft"):
+        read_pairs([text], ["poir", "sft"], "nan")

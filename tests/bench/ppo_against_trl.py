@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=40, help="at most so many a side")
     parser.add_argument(
-        "--critic", choices=["separate", "shared"], default="separate", help="ours; the peer's is separate"
+        "--critic", choices=["shared", "separate"], default="shared", help="ours; the peer's is separate"
     )
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
