@@ -53,8 +53,8 @@ def reward_kl_frontier(curves, points, lines=None):
 def _subtitle(points: pd.DataFrame) -> str:
     return (
         f"n = {span(numbers(points, 'num_prompts'))} held-out prompts · grey: the closed form of Lemma 5.1 over "
-        "samples, at every λ (line cross-fitted, dashed the same responses twice) · dotted: checkpoints in order, or trainings by λ · "
-        "95% bootstrap intervals over prompts"
+        "samples, at every λ (line cross-fitted, dashed the same responses twice) · dotted: checkpoints in order, or "
+        "trainings by λ · 95% bootstrap intervals over prompts"
     )
 
 
