@@ -22,7 +22,7 @@ SMALL = {
     "experiment": "small",
     "shared": {
         "num_prompts": 40, "num_steps": 6, "prompts_per_step": 4, "save_steps": 2, "batch_size": 16,
-        "max_rewrite_tokens": 32, "train_batch_size": 2,
+        "max_rewrite_tokens": 32, "train_batch_size": 2, "frontier_prompts": 4, "frontier_rewrites": 4,
     },
     "steps": [
         {"notebook": "01_collect", "with": {"num_rounds": 2}},
