@@ -33,6 +33,7 @@ INK, FAINT = "#222222", "#6b6b6b"
 REWARD_UNITS = "reward (reward-model units)"
 HEADER, ROW = 0.78, 0.34  # inches
 SMOOTH_FROM = 20  # logged steps
+_TITLE_ROOM = 34  # letters over a panel, where three or more stand side by side
 
 
 def theme() -> None:
@@ -164,13 +165,15 @@ def grid(title: str, subtitle: str, parts, row_height: float, unit: str):
     columns = num_sets if 1 < num_sets <= 4 and num_sets < len(parts) else num_columns(len(parts))
     lines = -(-len(parts) // columns)
     most_arms = max(part["arm"].nunique() for _, part in parts)
-    figure = new_figure((6.4, 8.6, 11.0, 13.4)[columns - 1], lines * (0.72 + row_height * most_arms), title, subtitle)
+    broken = columns > 2 and any(len(name) > _TITLE_ROOM for name, _ in parts)  # cell and prompt set, a line each
+    height = 0.72 + 0.18 * broken + row_height * most_arms
+    figure = new_figure((6.4, 8.6, 11.0, 13.4)[columns - 1], lines * height, title, subtitle)
     axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
     for axis in axes[len(parts) :]:
         axis.set_visible(False)
     for i, (axis, (name, _)) in enumerate(zip(axes, parts, strict=False)):
         lowest = i + columns >= len(parts)
-        axis.set_title(name, pad=6)
+        axis.set_title(name.replace(" · ", "\n") if broken else name, pad=6)
         axis.set_xlabel(unit if lowest else "")
         axis.tick_params(labelbottom=lowest, length=0)
     return figure, axes[: len(parts)]
