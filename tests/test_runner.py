@@ -234,7 +234,7 @@ def start(path, project):
 
 def stop(process, number):
     process.send_signal(number)
-    return process.communicate(timeout=15)
+    return process.communicate(timeout=60)
 
 
 def wait_for(condition, seconds=30):
