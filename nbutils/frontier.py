@@ -64,7 +64,10 @@ def _panel(probe) -> str:
 
 
 def _labelled(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """All points; where several trainings share a panel and arm, the trained ones alone, labelled by λ or by cell."""
+    """All points; where several trainings share a panel and arm, the trained ones alone, labelled by λ or by cell.
+
+    joined: whether a figure may lead a line through them: checkpoints of one training, or trainings in order of λ.
+    """
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
@@ -74,7 +77,8 @@ def _labelled(parts: list[pd.DataFrame]) -> pd.DataFrame:
     sweep = sweep[table.index]
     varied = table.groupby(["panel", "arm"])["kl_weight"].transform("nunique") > 1
     weights = table.kl_weight.map(lambda value: f"λ {value:g}")
-    return table.assign(label=table.label.where(~sweep, weights.where(varied, table.cell))).reset_index(drop=True)
+    label = table.label.where(~sweep, weights.where(varied, table.cell))
+    return table.assign(label=label, joined=~sweep | varied).reset_index(drop=True)
 
 
 def _lines(samples: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:

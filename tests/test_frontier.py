@@ -174,6 +174,7 @@ def test_a_sweep_is_one_curve_and_a_trained_point_per_weight():
     found = frontier.overview(sweep, answers("elsewhere"))
     assert found.curves.cell.unique().tolist() == ["kl_0.1"]
     assert found.points[["source", "label"]].values.tolist() == [["trained", "λ 0.1"], ["trained", "λ 0.5"]]
+    assert found.points.joined.all()
     line = found.lines.iloc[0]  # not evaluated here: from the own responses
     assert line.arm == "nan" and line.reward == pytest.approx(0.35)
 
@@ -186,5 +187,5 @@ def test_an_oracle_that_two_cells_trained_alike_stands_once():
 def test_seeds_in_one_panel_are_told_apart_by_their_cells_and_nothing_is_an_empty_overview():
     moved = SAMPLES.assign(reward=SAMPLES.reward + 0.1)
     found = frontier.overview([probed("seed_0", 0.5), probed("seed_1", 0.5, moved)], answers())
-    assert found.points.label.tolist() == ["seed_0", "seed_1"]
+    assert found.points.label.tolist() == ["seed_0", "seed_1"] and not found.points.joined.any()
     assert all(each.empty for each in frontier.overview([], answers()))

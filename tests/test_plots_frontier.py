@@ -51,3 +51,14 @@ def test_without_a_curve_or_lines_there_are_points_and_without_points_the_figure
     assert "trained" in texts(plots.reward_kl_frontier(CURVE.iloc[:0], points(["trained"])))
     empty = plots.reward_kl_frontier(pd.DataFrame(), pd.DataFrame())
     assert any("no samples" in text.get_text() for text in empty.texts)
+
+
+def test_seeds_are_dots_without_a_line_and_many_without_names():
+    few = points(["seed-0", "seed-1"]).assign(joined=False)
+    figure = plots.reward_kl_frontier(CURVE, few)
+    assert {"seed-0", "seed-1"} <= set(texts(figure))
+    assert not [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_linestyle() == ":"]
+    many = plots.reward_kl_frontier(CURVE, points([f"seed-{i}" for i in range(9)]).assign(joined=False))
+    assert not [text for text in texts(many) if text.startswith("seed")]
+    dots = [line for line in many.axes[0].lines if line.get_marker() == "o" and line.get_markersize() == 7]
+    assert len(dots) == 9

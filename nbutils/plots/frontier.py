@@ -21,6 +21,7 @@ from nbutils.plots.parts import (
 )
 
 _TITLE = "Reward–KL frontier"
+_MOST_NAMES = 3  # of trainings that are not joined
 
 
 def reward_kl_frontier(curves, points, lines=None):
@@ -85,14 +86,21 @@ def _attainable(axis, curve: pd.DataFrame) -> None:
 
 
 def _path(axis, points: pd.DataFrame, color: str) -> None:
-    """The policy's way: a line through its points in their order; those with a label large, with both intervals."""
+    """Points in their order, those with a label large, with both intervals; a line through them where they are joined.
+
+    Trainings that differ by seed or algorithm are not joined; more than _MOST_NAMES of them stand without their names.
+    """
     kl, reward = numbers(points, "kl"), numbers(points, "reward")
-    axis.plot(kl, reward, color=color, lw=1.1, alpha=0.55, ls=(0, (1, 1.5)), zorder=3)
+    joined = "joined" not in points or points["joined"].all()
+    if joined:
+        axis.plot(kl, reward, color=color, lw=1.1, alpha=0.55, ls=(0, (1, 1.5)), zorder=3)
     axis.plot(kl, reward, "o", ms=3.4, color=color, mec="white", mew=0.5, zorder=4)
-    for row in points[points["label"] != ""].to_dict("records"):
+    large = points[points["label"] != ""]
+    for row in large.to_dict("records"):
         x, y = row["kl"], row["reward"]
         axis.plot([row["kl_low"], row["kl_high"]], [y, y], color=color, lw=1.6, alpha=0.5, zorder=3)
         axis.plot([x, x], [row["reward_low"], row["reward_high"]], color=color, lw=1.6, alpha=0.5, zorder=3)
         axis.plot(x, y, "o", ms=7, color=color, mec="white", mew=0.9, zorder=5)
-        place = {"textcoords": "offset points", "ha": "left", "va": "top", "size": 8.5, "color": color}
-        axis.annotate(short(row["label"]), (x, y), (4, -6), **place, zorder=6)
+        if joined or len(large) <= _MOST_NAMES:
+            place = {"textcoords": "offset points", "ha": "left", "va": "top", "size": 8.5, "color": color}
+            axis.annotate(short(row["label"]), (x, y), (4, -6), **place, zorder=6)
