@@ -285,3 +285,13 @@ def test_transitions_count_each_rewrite_once_and_say_where_it_stopped():
     assert counts.to_numpy().sum() == 4 and "4" not in counts.index
     assert "50% of them went up" in plots.score_transitions(rows).texts[1].get_text()
     assert "no prompt had" in "".join(text.get_text() for text in plots.score_transitions(rows[4:5]).texts)
+
+
+def test_many_cells_share_their_panels_a_line_each():
+    rows = [{"step": i, "reward": i + seed, "kl": 0.1, "arm": "alignpro", "cell": f"seed-{seed}"}
+            for seed in range(5) for i in range(30)]  # fmt: skip
+    figure = plots.training_curves(rows)
+    assert [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()] == ["Reward", "KL to the start"]
+    assert len(figure.axes[0].lines) == 5 and "5 cells, a line each" in figure.texts[1].get_text()
+    few = plots.training_curves([row for row in rows if row["cell"] < "seed-2"])
+    assert len([axis for axis in few.axes if axis.get_visible()]) == 4
