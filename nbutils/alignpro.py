@@ -242,13 +242,7 @@ def _log_odd(log_metric, prompts: list[str], rewrites: list[str], responses: lis
     log_metric("empty", sum(not text for text in rewrites) / len(rewrites))
     log_metric("unchanged", sum(a == b for a, b in zip(rewrites, prompts, strict=True)) / len(rewrites))
     rows = zip(rewrites, prompts, responses, strict=True)
-    log_metric("answered", sum(is_answer(*row) for row in rows) / len(rewrites))
-
-
-def is_answer(rewrite: str, prompt: str, response: str | None) -> bool:
-    """Whether a rewrite reads as an answer: ROUGE-L with its response above 0.5 and above that with the prompt."""
-    near = novelty.rouge_l(rewrite, response) if response else 0.0
-    return near > 0.5 and near > novelty.rouge_l(rewrite, prompt)
+    log_metric("answered", sum(novelty.is_answer(*row) for row in rows) / len(rewrites))
 
 
 def _classes(algorithm: str):

@@ -1,16 +1,20 @@
 """An arm is zero or more prompters in front of a responder; evaluation knows nothing else."""
 
 import difflib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbutils import models, paths, rewards, templates, theory
+from nbutils import critique, models, paths, rewards, templates, theory
+from nbutils.critique import Loop
 from nbutils.generate import Generation, Sampling, generate
 from nbutils.models import Runtime
-from nbutils.records import Answer, Journal, Prompt
+from nbutils.records import Answer, Journal, Prompt, prompt_id
 
 BPO_MODEL = "THUDM/BPO"
+BUILT_IN = ("nan", "untrained", "tilted", "poir_s1", "bpo")
+_LOOP_SAMPLES = 10_000  # sample indices that the loop of one sample may take
 
 
 @dataclass(frozen=True)
@@ -35,46 +39,56 @@ class Tilt:
 
 @dataclass(frozen=True)
 class Arm:
-    """x → prompters[0] → … → x' → responder → y; with a tilt x' is chosen among the one prompter's rewrites."""
+    """x → prompters[0] → … → x' → responder → y; with a tilt x' is chosen among the one prompter's rewrites, with a
+    loop the one prompter criticises the responder's answers and rewrites."""
 
     name: str
     prompters: tuple[Prompter, ...]
     responder: str
     tilt: Tilt | None = None
+    loop: Loop | None = None
 
 
-def build(name: str, cell_folder: Path, prompter: str, responder: str, tilt: Tilt | None = None) -> Arm:
-    """The arm called name: nan, untrained, tilted, bpo, chain:a+b, or a training step of this cell (see its arm.json).
+@dataclass(frozen=True)
+class Options:
+    """What the arms that no step of ours trains go by: tilted, poir_s1, and the model of bpo."""
 
-    Raises ValueError for a name that is none of them, naming the closest, and for tilted without a tilt.
+    tilt: Tilt | None = None
+    loop: Loop = Loop()
+    bpo: str = BPO_MODEL
+
+
+def build(name: str, cell_folder: Path, prompter: str, responder: str, options: Options = Options()) -> Arm:
+    """The arm called name: a training step of this cell (see its arm.json), one of BUILT_IN, or chain:a+b.
+
+    A training step may be called bpo, and then stands in for the published model. Raises ValueError for a name that
+    is none of them, naming the closest, for tilted without a tilt, and for tilted or poir_s1 in a chain.
     """
-    if name == "tilted":
-        if tilt is None:
-            raise ValueError("arm 'tilted' stands for itself: it has no place in a chain")
-        return Arm(name, (Prompter(prompter),), responder, tilt)
-    if name == "nan":
-        return Arm(name, (), responder)
-    if name == "untrained":
-        return Arm(name, (Prompter(prompter),), responder)
-    if name == "bpo":
-        return Arm(name, (Prompter(BPO_MODEL, "bpo"),), responder)
     if name.startswith("chain:"):
-        links = [build(part, cell_folder, prompter, responder) for part in name.removeprefix("chain:").split("+")]
+        links = [build(part, cell_folder, prompter, responder, options) for part in name[6:].split("+")]
+        alone = [arm.name for arm in links if arm.tilt or arm.loop]
+        if alone:
+            raise ValueError(f"arm {alone[0]!r} stands for itself: it has no place in a chain")
         return Arm(name, tuple(link for arm in links for link in arm.prompters), responder)
-    return _trained(name, Path(cell_folder), responder)
+    trained = Path(cell_folder) / name / "arm.json"
+    if name not in BUILT_IN or (name == "bpo" and trained.exists()):
+        return _trained(name, Path(cell_folder), responder)
+    if name == "tilted" and options.tilt is None:
+        raise ValueError("arm 'tilted' wants a Tilt: reward model, λ, rewrites, responses")
+    base = (Prompter(prompter),)
+    return {
+        "nan": Arm(name, (), responder),
+        "untrained": Arm(name, base, responder),
+        "tilted": Arm(name, base, responder, tilt=options.tilt),
+        "poir_s1": Arm(name, base, responder, loop=options.loop),
+        "bpo": Arm(name, (Prompter(options.bpo, "bpo"),), responder),
+    }[name]
 
 
 def _trained(name: str, cell_folder: Path, responder: str) -> Arm:
     path = cell_folder / name / "arm.json"
     if not path.exists():
-        known = [
-            "nan",
-            "untrained",
-            "tilted",
-            "bpo",
-            "chain:a+b",
-            *sorted(p.parent.name for p in cell_folder.glob("*/arm.json")),
-        ]
+        known = [*BUILT_IN, "chain:a+b", *sorted(p.parent.name for p in cell_folder.glob("*/arm.json"))]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise ValueError(
@@ -175,6 +189,34 @@ def tilted_rewrites(
     return [[texts[each][i]] for each, i in zip(groups, chosen, strict=True)]
 
 
+def criticised_rewrites(
+    arm: Arm,
+    prompts: list[str],
+    samples: list[int],
+    folder: str,
+    responding: Sampling,
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    label: str | None = None,
+) -> list[list[str]]:
+    """Of each prompt the rewrite (or the prompt itself) whose response scored best in the self-critique loop.
+
+    The response that the arm answers with is another than the one that was criticised: what is measured is the
+    rewrite, not the choice among responses.
+    """
+    rows = [Prompt(prompt_id(text), text, "") for text in prompts]
+    found: dict[tuple[str, int], str] = {}
+    for sample in dict.fromkeys(samples):
+        asked = list({row.prompt_id: row for row, other in zip(rows, samples, strict=True) if other == sample}.values())
+        first = -_LOOP_SAMPLES * (sample + 1)
+        made = critique.self_evaluate(
+            arm.prompters[0].model, arm.responder, asked, arm.loop, folder, responding, runtime, journal, label, first
+        )
+        for key, group in itertools.groupby(made, key=lambda each: each.prompt_id):
+            found[key, sample] = critique.best(list(group)).rewrite
+    return [[found[row.prompt_id, sample]] for row, sample in zip(rows, samples, strict=True)]
+
+
 def _drawn(expected: list[float | None], kl_weight: float, key: list) -> int:
     """Index drawn with weight exp(R / λ), the same for the same key."""
     known = [i for i, value in enumerate(expected) if value is not None]
@@ -204,6 +246,8 @@ def answer(
         trail = tilted_rewrites(
             arm, texts, samples, folder, rewriting, responding, runtime, journal, label("rewrites and their rewards")
         )
+    elif arm.loop:
+        trail = criticised_rewrites(arm, texts, samples, folder, responding, runtime, journal, label(""))
     else:
         trail = rewrite(arm, texts, samples, folder, rewriting, runtime, journal, label("rewrites"))
     finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
@@ -234,6 +278,15 @@ def _answer(arm: Arm, prompt: Prompt, sample: int, final: str, trail: list[str],
     )
 
 
+def options_of(parameters: dict) -> Options:
+    """The options that 04's parameters name; a tilt only where they hold one."""
+    names = ("reward_model", "tilt_weight", "tilt_rewrites", "tilt_responses")
+    tilt = Tilt(*(parameters[name] for name in names)) if set(names) <= set(parameters) else None
+    names = ("num_rounds", "good_score", "num_retries", "max_prompt_tokens")
+    loop = Loop(*(parameters[name] for name in names)) if set(names) <= set(parameters) else Loop()
+    return Options(tilt, loop, parameters.get("bpo_prompter", BPO_MODEL))
+
+
 def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tuple[list[str], str]:
     """(rewrites, response) of one prompt by a finished arm of an experiment, with its evaluation's settings."""
     from nbutils.steps import read_manifest
@@ -248,9 +301,7 @@ def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tu
     settings |= (read_manifest(folder / "evaluate") or {"parameters": {}})["parameters"]
     names = ("temperature", "top_p", "top_k", "seed")
     shared = {name: settings[name] for name in names if name in settings}
-    names = ("reward_model", "tilt_weight", "tilt_rewrites", "tilt_responses")
-    tilt = Tilt(*(settings[name] for name in names)) if set(names) <= set(settings) else None
-    built = build(arm, folder, settings["prompter"], settings["responder"], tilt)
+    built = build(arm, folder, settings["prompter"], settings["responder"], options_of(settings))
     runtime = Runtime(1, settings["device"], settings["dtype"], settings["trust_remote_code"])
     row = Prompt("", prompt, "command line")
     rewriting = Sampling(max_new_tokens=settings.get("max_rewrite_tokens", 128), **shared)

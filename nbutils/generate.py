@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
+from jinja2.exceptions import TemplateError
 from tqdm import tqdm
 
 from nbutils import models, paths
@@ -141,12 +142,21 @@ def _generate_local(model, unique, answers, sampling, runtime, journal):
 
 
 def render(model: str, tokenizer, messages: list[dict]) -> str:
-    """The model's whole input: messages through its chat template; a message of role `raw` as it stands."""
+    """The model's whole input: messages through its chat template; a message of role `raw` as it stands.
+
+    Where the template refuses a system message (Gemma's does, and Mistral's first), its text opens the user's turn.
+    """
     if messages[0]["role"] == "raw":
         return (tokenizer.bos_token or "") + messages[0]["content"]
     if not tokenizer.chat_template:
         raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        if messages[0]["role"] != "system" or len(messages) < 2:
+            raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
+        system, user, *more = messages
+        return render(model, tokenizer, [user | {"content": f"{system['content']}\n\n{user['content']}"}, *more])
 
 
 def _token_ids(tokenizer, texts: dict) -> dict:

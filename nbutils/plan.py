@@ -164,11 +164,10 @@ def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
     value = step.parameters.get
     prompts = (value("num_prompts", 0), "prompts")
     if step.notebook.startswith("01"):
-        rounds, tries = value("num_rounds", 0), (1 + value("num_retries", 0), "tries")
+        loop = [[prompts, *factors] for factors in _loop_bounds(value, name)]
         if name == "responder":
-            return [[prompts, (rounds + 1, "responses")]]
-        own = [[prompts, (2 * rounds + 1, "critiques and rewrites"), tries]]
-        return own + [[(20, "calls, where 19 of 20 inventions are refused,"), prompts]]
+            return loop
+        return loop + [[(20, "calls, where 19 of 20 inventions are refused,"), prompts]]
     if step.notebook.startswith("02"):
         return _training_bounds(value)
     arms, samples = value("arms", []), (value("num_samples", 1), "samples")
@@ -179,7 +178,16 @@ def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
         return [[sets, prompts, (others, "arms against the baseline"), (2, "orders"), samples], *more]
     tilts = [(value("tilt_rewrites", 1), "rewrites"), (value("tilt_responses", 1), "responses")]
     weighed = [[sets, prompts, samples, *tilts]] if "tilted" in arms and name == "responder" else []
+    if "poir_s1" in arms and name in ("prompter", "responder"):
+        weighed += [[sets, prompts, samples, *factors] for factors in _loop_bounds(value, name)]
     return [[sets, prompts, (len(arms), "arms"), samples], *weighed]
+
+
+def _loop_bounds(value, name: str) -> list[list[tuple[int, str]]]:
+    """Calls that the self-critique loop makes for one prompt."""
+    rounds, tries = value("num_rounds", 0), (1 + value("num_retries", 0), "tries")
+    responses = [(rounds + 1, "responses in the loop")]
+    return [responses if name == "responder" else [(2 * rounds + 1, "critiques and rewrites"), tries]]
 
 
 def _training_bounds(value) -> list[list[tuple[int, str]]]:
@@ -236,7 +244,9 @@ def missing(planned: list[PlannedStep]) -> list[str]:
 
 def _published(planned: list[PlannedStep]) -> set[str]:
     """Models that arms name by themselves."""
-    return {arms.BPO_MODEL for step in planned if "bpo" in step.parameters.get("arms", [])}
+    using = [step for step in planned if "bpo" in step.parameters.get("arms", [])]
+    own = {step.cell for step in planned if step.id == "bpo"}  # a training step of that name stands in for it
+    return {step.parameters.get("bpo_prompter", arms.BPO_MODEL) for step in using if step.cell not in own}
 
 
 def has_gpu() -> bool:

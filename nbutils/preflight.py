@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbutils import models, paths
+from nbutils.arms import BUILT_IN
 from nbutils.experiments import PlannedStep
 from nbutils.params import closest
 from nbutils.plan import MODEL_PARAMETERS, is_made_before
@@ -69,7 +70,7 @@ def _check_templates(name: str) -> None:
 def _check_arms(step: PlannedStep, planned: list[PlannedStep]) -> None:
     """Every arm is built in, or an earlier step of the same cell; `chain:a+b` is checked link by link."""
     trained = [other.id for other in planned if other.cell == step.cell and other.notebook[:2] in ("02", "03")]
-    known = ["nan", "untrained", "tilted", "bpo", *trained]
+    known = [*BUILT_IN, *trained]
     for arm in step.parameters.get("arms", []):
         for link in arm.removeprefix("chain:").split("+") if arm.startswith("chain:") else [arm]:
             if link not in known:

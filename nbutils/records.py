@@ -30,7 +30,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of self-evaluation: a rewrite (round 0: the prompt itself), its response, the critique of it."""
+    """One round of self-evaluation: a rewrite (round 0: the prompt itself), its response, the critique of it.
+
+    reason: why there is no score, or why the prompt's loop ended here without a good one. refused_rewrite: what was
+    written where a usable next rewrite was asked for.
+    """
 
     prompt_id: str
     prompt: str
@@ -41,6 +45,7 @@ class Round:
     critique: str | None
     raw_critique: str
     reason: str | None = None
+    refused_rewrite: str | None = None
 
 
 @dataclass(frozen=True)

@@ -237,19 +237,6 @@ def test_long_prompts_are_left_out_or_cut_and_counted():
     assert alignpro.fit([], "sandbox/prompter", 40, "drop", Runtime()) == ([], 0)
 
 
-@pytest.mark.parametrize(
-    "rewrite, prompt, response, answers",
-    [
-        ("the fox eats mice.", "tell me about the fox.", "the fox eats mice. the fox yelps.", True),
-        ("describe the fox in detail.", "tell me about the fox.", "the fox eats mice.", False),
-        ("tell me about the fox.", "tell me about the fox.", "tell me about the fox.", False),
-        ("", "tell me about the fox.", None, False),
-    ],
-)
-def test_a_rewrite_that_answers_is_nearer_to_the_response_than_to_the_prompt(rewrite, prompt, response, answers):
-    assert alignpro.is_answer(rewrite, prompt, response) == answers
-
-
 def test_weights_to_train_are_float32_unless_adapters_carry_the_change():
     import torch
 

@@ -1,10 +1,11 @@
 """Arms: prompters in sequence before a responder; what was sent is what is recorded."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from nbutils import arms
+from nbutils import arms, critique
 from nbutils.arms import Arm, Prompter
 from nbutils.generate import Sampling
 from nbutils.records import Prompt
@@ -79,7 +80,7 @@ def test_one_prompt_from_the_command_line_uses_the_experiments_settings(outputs)
 
 def tilted(kl_weight, rewrites=8, responses=2, reward="fakes:length"):
     tilt = arms.Tilt(reward, kl_weight, rewrites, responses)
-    return arms.build("tilted", None, "sandbox/prompter", "fakes:echo", tilt)
+    return arms.build("tilted", Path(), "sandbox/prompter", "fakes:echo", arms.Options(tilt))
 
 
 def test_tilted_takes_the_best_rewrite_for_a_small_weight_and_any_for_a_large_one():
@@ -111,6 +112,62 @@ def test_tilted_answers_with_another_response_than_those_that_weighed(monkeypatc
     assert set(weighed) == {-1} and set(answered) == {0}
 
 
-def test_tilted_has_no_place_in_a_chain(tmp_path):
-    with pytest.raises(ValueError, match="no place in a chain"):
-        arms.build("chain:tilted+untrained", tmp_path, "p", "r")
+@pytest.mark.parametrize("name", ["tilted", "poir_s1"])
+def test_what_chooses_among_rewrites_has_no_place_in_a_chain(tmp_path, name):
+    options = arms.Options(arms.Tilt("sandbox/reward", 0.05, 2, 1))
+    with pytest.raises(ValueError, match=f"arm '{name}' stands for itself: it has no place in a chain"):
+        arms.build(f"chain:untrained+{name}", tmp_path, "p", "r", options)
+
+
+def test_tilted_without_a_tilt_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="wants a Tilt"):
+        arms.build("tilted", tmp_path, "p", "r")
+
+
+def self_criticising(model="fakes:collector", **loop):
+    return arms.build("poir_s1", Path(), model, model, arms.Options(loop=critique.Loop(**loop)))
+
+
+def test_poir_s1_keeps_a_prompt_whose_first_answer_is_good_and_rewrites_the_others(monkeypatch):
+    """The fake answers with the prompt less a word, scores by its length, and rewrites by adding a word."""
+    made = run(self_criticising())
+    assert [row.rewrites for row in made] == [["tell me about the fox."], ["tell me about the wolf."]]  # 4 words: good
+    made = run(self_criticising(good_score=5))
+    assert [row.rewrite for row in made] == ["tell me about the fox. please", "tell me about the wolf. please"]
+    assert made[0].response == "me about the fox. please" and made[0].rewrites == [made[0].rewrite]
+
+
+def test_poir_s1_answers_with_another_response_than_it_criticised(monkeypatch):
+    """Else the arm would choose among responses, too: the loop's sample indices are not those of the answers."""
+    asked = []
+    for module in (arms, critique):
+        monkeypatch.setattr(
+            module, "generate", lambda *args, **named: asked.append((args, named)) or generate(*args, **named)
+        )
+    from nbutils.generate import generate
+
+    made = run(self_criticising("sandbox/responder", num_rounds=1, max_tokens=64), samples=2)
+    assert len(made) == 4 and all(row.response for row in made)
+    numbers = [number for args, _ in asked for number in args[5]]
+    assert [row for row in numbers if row >= 0] == [0, 1, 0, 1]
+    criticised = {args[5][0] // 10_000 for args, _ in asked if args[5][0] < 0}
+    assert criticised == {-1, -2}  # another loop for each sample
+
+
+def test_bpo_is_the_named_model_with_its_own_input_format_or_a_training_step_of_that_name(tmp_path, monkeypatch):
+    import fakes
+
+    seen = []
+    monkeypatch.setattr(fakes, "mute", lambda messages: seen.append(messages) or "better")
+    published = arms.build("bpo", tmp_path, "p", "fakes:echo", arms.Options(bpo="fakes:mute"))
+    assert run(published)[0].rewrite == "better"
+    assert seen[0][0]["role"] == "raw" and seen[0][0]["content"].startswith("[INST] You are an expert prompt engineer.")
+    assert arms.build("bpo", tmp_path, "p", "r").prompters == (Prompter(arms.BPO_MODEL, "bpo"),)
+    arms.write_arm(tmp_path / "bpo", "prompter", "meta_prompt", None)
+    assert arms.build("bpo", tmp_path, "p", "r").prompters == (Prompter(str(tmp_path / "bpo" / "model")),)
+
+
+def test_options_are_those_of_the_evaluation():
+    assert arms.options_of({}) == arms.Options()
+    named = {"num_rounds": 1, "good_score": 5, "num_retries": 2, "max_prompt_tokens": 9, "bpo_prompter": "b"}
+    assert arms.options_of(named) == arms.Options(None, critique.Loop(1, 5, 2, 9), "b")

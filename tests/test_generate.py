@@ -1,5 +1,6 @@
 """The same request gives the same text, whatever the batch, order or interruption; sampling is exact."""
 
+import copy
 import json
 import threading
 from collections import Counter
@@ -166,6 +167,21 @@ def test_raw_message_reaches_the_model_without_a_chat_template(tmp_path):
     assert generate(str(folder), [request], Sampling(max_new_tokens=4))[0].num_tokens > 0
     with pytest.raises(ValueError, match="has no chat template"):
         generate(str(folder), ["tell me about the fox."], Sampling())
+
+
+def test_a_template_that_refuses_the_system_role_gets_its_text_in_the_users_turn():
+    """As Gemma's does. What it refuses for any other reason is one line."""
+    _, tokenizer = models.load_causal("sandbox/responder", Runtime())
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = (
+        "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system role') }}"
+        "{% endif %}{{ message['role'] }}: {{ message['content'] }}|{% endfor %}"
+    )
+    asked = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    assert g.render("m", strict, asked) == "user: be brief\n\nhello|"
+    assert g.render("m", strict, asked[1:]) == "user: hello|"
+    with pytest.raises(ValueError, match="m's chat template refuses the messages: no system role"):
+        g.render("m", strict, asked[:1])
 
 
 # --- OpenAI-compatible API: a scripted server with a ledger of its own
