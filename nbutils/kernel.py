@@ -62,7 +62,7 @@ def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) 
         (step.folder / name).unlink(missing_ok=True)
     at, started, kernels, before = {"cell": ""}, time.monotonic(), set(), _children()
     pool = ThreadPoolExecutor(max_workers=1)
-    future = pool.submit(_papermill, step, at)
+    future = pool.submit(_papermill, step, at, received)
     while not future.done() and not received:
         say(f"{time.monotonic() - started:,.0f} s{at['cell']}")
         wait([future], timeout=0.5)
@@ -76,7 +76,7 @@ def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) 
     return explain(future.exception()) if future.done() else "the kernel did not end"
 
 
-def _papermill(step: PlannedStep, at: dict) -> None:
+def _papermill(step: PlannedStep, at: dict, received: list[int]) -> None:
     """Run the notebook; at["cell"] says where it is. Papermill fills slots in the paths that it gets."""
     import papermill
     from traitlets.config import Config
@@ -86,8 +86,10 @@ def _papermill(step: PlannedStep, at: dict) -> None:
     own = {name: step.parameters[name] for name in ("experiment", "cell", "step") if name in step.parameters}
 
     def on_cell_start(cell, cell_index):
+        _unless(received)
         at["cell"] = f" · cell {cell_index + 1}"
 
+    _unless(received)  # a signal may come while papermill is still being imported
     papermill.execute_notebook(
         _without_slots(source),
         _without_slots(step.folder / SCRATCH),
@@ -100,6 +102,11 @@ def _papermill(step: PlannedStep, at: dict) -> None:
         config=Config({"KernelManager": _connection()}),
         on_cell_start=on_cell_start,
     )
+
+
+def _unless(received: list[int]) -> None:
+    if received:
+        raise RuntimeError(f"stopped by {signal.Signals(received[0]).name}")
 
 
 def _connection() -> dict:
@@ -120,22 +127,29 @@ def _children() -> set[int]:
 
 
 def _stop_kernel(future: Future, before: set[int]) -> None:
-    """Interrupt the kernels started since, then kill them and all that they started; 8 seconds at most."""
+    """Interrupt the kernels started since, then kill them and all that they started, until the notebook has ended.
+
+    Looked for again each time: a kernel may still be starting when the signal comes. Half a minute at most.
+    """
     import psutil
 
-    family = []
-    for number, seconds in ((signal.SIGINT, 3), (signal.SIGKILL, 5)):
+    family: set = set()
+    for number, seconds in ((signal.SIGINT, 3.0), *[(signal.SIGKILL, 0.5)] * 54):
         kernels = [child for child in psutil.Process().children() if child.pid not in before]
         with contextlib.suppress(psutil.Error):
-            family += kernels + [one for kernel in kernels for one in kernel.children(recursive=True)]
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
+            family |= {*kernels, *(one for kernel in kernels for one in kernel.children(recursive=True))}
+        _signal(family, number)
         if future in wait([future], timeout=seconds).done:
             break
-    for process in family:
+    _signal(family, signal.SIGKILL)
+
+
+def _signal(processes, number: int) -> None:
+    import psutil
+
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.kill()
+            process.send_signal(number)
 
 
 def explain(error: BaseException | None) -> str:
