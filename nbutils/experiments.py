@@ -188,7 +188,31 @@ def plan_steps(experiment: Experiment, notebooks: Path) -> list[PlannedStep]:
     planned += [_plan_once(experiment, schemas, step, [cell for cell, _ in cells]) for step in once]
     for (cell, name), times in Counter((step.cell, step.id) for step in planned).items():
         _expect(times == 1, experiment.path, f"steps: {times} steps would write to {cell}/{name}: give each its own id")
-    return planned
+    return _in_order(planned)
+
+
+def collected_with(model: str, cell: str, seed: int, made: list) -> list:
+    """Of the 01_collect steps in `made` those whose pairs are meant by another step's `pairs_of: model`.
+
+    made: [(cell, parameters, anything)]; those whose responder is model: of this cell if there are, else of this seed,
+    else all. More than one is for the caller to refuse.
+    """
+    fitting = [each for each in made if each[1].get("responder") == model]
+    own = [each for each in fitting if each[0] == cell]
+    same = [each for each in fitting if each[1].get("seed") == seed]
+    return own or same or fitting
+
+
+def _in_order(planned: list[PlannedStep]) -> list[PlannedStep]:
+    """Cell after cell, but a step that trains on another cell's pairs waits for that cell's 01_collect."""
+    made = [(step.cell, step.parameters, step) for step in planned if step.notebook.startswith("01")]
+    ordered: list[PlannedStep] = []
+    for step in planned:
+        value = step.parameters.get
+        wanted = collected_with(value("pairs_of"), step.cell, value("seed"), made) if value("pairs_of") else []
+        ordered += [other for _, _, other in wanted if other not in ordered]
+        ordered += [step] if step not in ordered else []
+    return ordered
 
 
 def _schemas(experiment: Experiment, notebooks: Path) -> dict[str, dict[str, Parameter]]:

@@ -18,14 +18,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from nbutils import data, hub, paths, readers, records
+from nbutils import data, experiments, hub, paths, readers, records, steps
 
 HUB_PAIRS = data.HUB_SETS | {"orca": "Intel/orca_dpo_pairs"}  # OpenOrca itself has one response per question
 # Whole numbers, so that equal ratings are equal sums. Being long is no merit in itself.
 RATING_WEIGHTS = {"helpfulness": 4, "correctness": 3, "coherence": 2, "complexity": 1, "verbosity": -1}
 DROPPED = ("other_split", "incomplete", "multi_turn", "same", "tied", "contradictory", "duplicates")
 _SIDES = (("good_response", "bad_response"), ("chosen", "rejected"), ("good_res", "bad_res"))
+_REWRITES = ("optimized_prompt", "good_res", "bad_res")
 _SCORES = (
     ("good_score", "bad_score"),
     ("score_chosen", "score_rejected"),
@@ -71,6 +73,77 @@ def load(ref: str, num_pairs: int = 0, seed: int = 0) -> tuple[list[PreferencePa
         seen = ", ".join(f"{counts[name]} {name}" for name in ("read", *DROPPED) if counts[name]) or "no row"
         raise ValueError(f"{ref} has no usable preference pair ({seen}): check its columns, or name another set")
     return found, dict(counts) | {"kept": len(found)}
+
+
+def load_rewrites(path: Path) -> tuple[list[records.Pair], dict[str, int]]:
+    """(pairs, counts) of a good and a bad rewrite each, for POIR: rows of 01_collect's pairs.jsonl, or BPO's.
+
+    BPO's (prompt, optimized_prompt, good_res, bad_res) set the optimised prompt with the good response against the
+    prompt itself with the bad one. counts: rows read; incomplete; same, where the rewrite is the prompt; kept.
+    Raises ValueError, in one line, for other columns and where nothing is left of the rows.
+    """
+    counts = Counter(read=0, incomplete=0, same=0, kept=0)
+    pairs = [pair for row in readers.read_rows(path) if (pair := _rewrites(row, path, counts))]
+    counts["kept"] = len(pairs)
+    if counts["read"] and not pairs:
+        raise ValueError(f"{path.name} has no usable pair of rewrites ({counts['read']} rows read): name another file")
+    return pairs, dict(counts)
+
+
+def _rewrites(row: dict, path: Path, counts: Counter) -> records.Pair | None:
+    counts["read"] += 1
+    if {"good_rewrite", "bad_rewrite"} <= row.keys():
+        try:
+            return records.Pair(**row)
+        except TypeError as error:
+            raise ValueError(f"{path.name}: not a pair of 01_collect ({error}): name its pairs.jsonl") from None
+    if not {"prompt", *_REWRITES} <= row.keys():
+        wanted = f"01_collect's pairs.jsonl, or prompt, {', '.join(_REWRITES)}"
+        raise ValueError(f"{path.name} holds no rewrites: wanted {wanted}; got {', '.join(map(str, row))[:200]}")
+    texts = [row[name] if isinstance(row[name], str) else "" for name in ("prompt", *_REWRITES)]
+    prompt, better, good, bad = (text.strip() for text in texts)
+    if not all((prompt, better, good, bad)):
+        counts["incomplete"] += 1
+    elif better == prompt:
+        counts["same"] += 1
+    else:
+        return records.Pair(records.prompt_id(prompt), prompt, better, good, prompt, bad)
+    return None
+
+
+def of_step(run: steps.Step, pairs_of: str = "") -> tuple[list[records.Pair], dict[str, int]]:
+    """(pairs, counts) that 03 trains on, recorded as the step's input.
+
+    pairs_of: empty for those of the step's own cell; a model reference for those that another cell of the experiment
+    collected with that responder (of the same seed, if there is one); or a file, see load_rewrites.
+    Raises FileNotFoundError, naming 01_collect, where they are not made yet; ValueError where several cells made them.
+    """
+    if Path(pairs_of).suffix.lower() in readers.EXTENSIONS:
+        (path,) = data.files(pairs_of)
+        run.uses(path)
+    else:
+        path = run.input(_collected(run, pairs_of) / "pairs.jsonl", "01_collect")
+    return load_rewrites(path)
+
+
+def _collected(run: steps.Step, model: str) -> Path:
+    """The folder of the 01_collect step meant by `pairs_of: model`."""
+    if not model:
+        return run.folder.parent / "collect"
+    root, found = run.folder.parent.parent, []
+    for path in sorted(root.glob("*/*/manifest.json")):
+        manifest = steps.read_manifest(path.parent) or {}
+        if manifest.get("notebook") == "01_collect":
+            found.append((manifest["cell"], manifest["parameters"], path.parent))
+    fitting = experiments.collected_with(model, run.folder.parent.name, run.parameters["seed"], found)
+    if not fitting:
+        raise FileNotFoundError(
+            f"no cell of {root.name} has collected with {model}: run 01_collect in such a cell first"
+        )
+    if len(fitting) > 1:
+        names = ", ".join(f"{cell}/{folder.name}" for cell, _, folder in fitting)
+        raise ValueError(f"pairs_of {model}: several steps collected with it ({names}): name one's pairs.jsonl instead")
+    return fitting[0][2]
 
 
 def _hub_id(ref: str) -> str | None:

@@ -17,6 +17,7 @@ def check_machine(pending: list[PlannedStep], planned: list[PlannedStep]) -> Non
     for step in pending:
         check_writable(step.folder)
         _check_arms(step, planned)
+        _check_pairs(step, planned)
         for function, reference in dict.fromkeys(_references(step)):
             if is_made_before(reference, step, planned):
                 continue
@@ -75,6 +76,23 @@ def _check_arms(step: PlannedStep, planned: list[PlannedStep]) -> None:
         for link in arm.removeprefix("chain:").split("+") if arm.startswith("chain:") else [arm]:
             if link not in known:
                 raise ValueError(f"{step.cell}/{step.id}: unknown arm {link!r}: {closest(link, known)}")
+
+
+def _check_pairs(step: PlannedStep, planned: list[PlannedStep]) -> None:
+    """`pairs_of` names a file that is there, or a model that a step of this experiment collects with."""
+    from nbutils import data, readers
+
+    wanted, collecting = step.parameters.get("pairs_of"), [one for one in planned if one.notebook.startswith("01")]
+    if not wanted:
+        return
+    if Path(wanted).suffix.lower() in readers.EXTENSIONS:
+        if not is_made_before(wanted, step, planned):
+            data.check(wanted)
+    elif wanted not in {one.parameters.get("responder") for one in collecting}:
+        known = sorted({one.parameters.get("responder", "") for one in collecting})
+        raise ValueError(
+            f"{step.cell}/{step.id}: pairs_of {wanted!r}: no 01_collect with that responder: {closest(wanted, known)}"
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -50,7 +50,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Pair:
-    """A good and a bad rewrite of one prompt, each with the response that it earned (POIR section 3.1)."""
+    """A good and a bad rewrite of one prompt, each with the response that it earned (POIR section 3.1).
+
+    Scores and rounds are those of 01_collect; pairs that come from elsewhere have none.
+    """
 
     prompt_id: str
     prompt: str
@@ -58,10 +61,10 @@ class Pair:
     good_response: str
     bad_rewrite: str
     bad_response: str
-    good_score: int
-    bad_score: int
-    good_round: int
-    bad_round: int
+    good_score: int | None = None
+    bad_score: int | None = None
+    good_round: int | None = None
+    bad_round: int | None = None
 
 
 @dataclass(frozen=True)

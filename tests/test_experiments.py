@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_project import make_project, write_experiment
+from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils.experiments import _cells, default_id, plan_steps, read_experiment
 from nbutils.paths import check_name
@@ -165,3 +165,37 @@ def test_a_grown_grid_changes_the_steps_over_all_cells(tmp_path):
     write_experiment(tmp_path / "params" / "tiny.yml", grid={"color": ["red", "blue"]})
     after = plan_steps(read_experiment(tmp_path / "params" / "tiny.yml"), tmp_path / "notebooks")[-1]
     assert before.parameters["cells"] == ["red"] and after.parameters["cells"] == ["red", "blue"]
+
+
+COLLECT = SHARED + 'responder: str = ""  # answers\n'
+TRAIN = SHARED + 'step: str = ""  # folder\npairs_of: str = ""  # another model\n'
+
+
+def planned_over_models(tmp_path, **more):
+    """Two models in cells of their own (called by what pairs_of names, then the model), each trained on its own pairs
+    and on the other's."""
+    write_notebook(tmp_path / "notebooks" / "01_collect.ipynb", COLLECT, ["1"])
+    write_notebook(tmp_path / "notebooks" / "03_train.ipynb", TRAIN, ["1"])
+    steps = [
+        {"notebook": "01_collect"},
+        {"notebook": "03_train", "id": "own", "with": {"pairs_of": ""}},
+        {"notebook": "03_train", "id": "other"},
+    ]
+    models = [{"responder": "m", "pairs_of": "n"}, {"responder": "n", "pairs_of": "m"}]
+    path = write_experiment(tmp_path / "params" / "x.yml", grid={"model": models} | more, steps=steps)
+    return plan_steps(read_experiment(path), tmp_path / "notebooks")
+
+
+def test_a_step_on_another_models_pairs_waits_for_that_cells_collection(tmp_path):
+    planned = planned_over_models(tmp_path)
+    assert [f"{step.cell}/{step.id}" for step in planned] == [
+        *("n-m/collect", "n-m/own", "m-n/collect", "n-m/other", "m-n/own", "m-n/other")
+    ]
+
+
+def test_among_several_seeds_it_waits_for_its_own(tmp_path):
+    planned = planned_over_models(tmp_path, seed=[0, 1])
+    names = [f"{step.cell}/{step.id}" for step in planned]
+    assert len(set(names)) == len(names) == 12
+    for seed in (0, 1):
+        assert names.index(f"m-n+seed-{seed}/collect") == names.index(f"n-m+seed-{seed}/other") - 1

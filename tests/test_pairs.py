@@ -2,11 +2,12 @@
 
 import json
 import random
+from pathlib import Path
 
 import datasets
 import pytest
 
-from nbutils import data, pairs, records
+from nbutils import data, pairs, paths, records, steps
 from nbutils.records import Pair
 
 
@@ -252,3 +253,84 @@ def test_a_name_that_is_no_set_is_one_line(ref):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         pairs.load(ref)
     assert "\n" not in str(caught.value) and ref in str(caught.value)
+
+
+# --- pairs of rewrites, for POIR
+
+
+def rewrites(prompt="p", good="better p", bad="p"):
+    return Pair(records.prompt_id(prompt), prompt, good, "yes", bad, "no", 5, 2, 1, 0)
+
+
+def collected(outputs, cell, responder, seed=0, step="collect", made=()):
+    """A finished 01_collect, as its manifest tells."""
+    folder = outputs / "e" / cell / step
+    records.write_rows(folder / "pairs.jsonl", made or [rewrites()])
+    parameters = {"responder": responder, "seed": seed}
+    manifest = {"notebook": "01_collect", "cell": cell, "parameters": parameters}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder / "pairs.jsonl"
+
+
+@pytest.fixture
+def run(outputs):
+    names = {"experiment": "e", "cell": "a", "seed": 0}
+    return steps.open_step("03_train_poir", names, "poir")
+
+
+def test_pairs_are_those_of_the_cell_or_of_the_model_named(run, outputs):
+    own, other = [rewrites("own")], [rewrites("other")]
+    mine, theirs = collected(outputs, "a", "m", made=own), collected(outputs, "b", "n", made=other)
+    assert pairs.of_step(run) == (own, {"read": 1, "incomplete": 0, "same": 0, "kept": 1})
+    assert pairs.of_step(run, "n")[0] == other and pairs.of_step(run, "m")[0] == own
+    assert set(run._inputs) == {paths.relative(mine), paths.relative(theirs)}
+
+
+def test_of_several_cells_with_one_model_the_own_comes_first_then_that_of_the_seed(run, outputs):
+    collected(outputs, "b", "n", seed=1, made=[rewrites("b")])
+    collected(outputs, "c", "n", seed=0, made=[rewrites("c")])
+    assert pairs.of_step(run, "n")[0] == [rewrites("c")]
+    collected(outputs, "a", "n", seed=0, made=[rewrites("a")])
+    assert pairs.of_step(run, "n")[0] == [rewrites("a")]
+
+
+def test_pairs_that_are_not_made_or_not_one_step_s_are_one_line(run, outputs):
+    with pytest.raises(FileNotFoundError, match="collect/pairs.jsonl not found: run 01_collect first"):
+        pairs.of_step(run)
+    with pytest.raises(
+        FileNotFoundError, match="no cell of e has collected with n: run 01_collect in such a cell first"
+    ):
+        pairs.of_step(run, "n")
+    collected(outputs, "b", "n")
+    collected(outputs, "c", "n")
+    with pytest.raises(ValueError, match=r"several steps collected with it \(b/collect, c/collect\)"):
+        pairs.of_step(run, "n")
+
+
+def test_bpo_rows_set_the_optimised_prompt_against_the_prompt(run, write):
+    row = {"prompt": " p ", "optimized_prompt": "better p", "good_res": "yes", "bad_res": "no", "extra": 1}
+    ref = write(row, row | {"optimized_prompt": "p"}, row | {"bad_res": " "}, row | {"good_res": None}, name="bpo.json")
+    found, counts = pairs.of_step(run, ref)
+    assert found == [Pair(records.prompt_id("p"), "p", "better p", "yes", "p", "no")]
+    assert counts == {"read": 4, "incomplete": 2, "same": 1, "kept": 1} and len(run._inputs) == 1
+
+
+@pytest.mark.parametrize(
+    "row, line",
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "x.jsonl holds no rewrites: wanted 01_collect's pairs.jsonl"),
+        ({"prompt": "p", "optimized_prompt": "p", "good_res": "a", "bad_res": "b"}, "no usable pair of rewrites"),
+        ({"good_rewrite": "a", "bad_rewrite": "b"}, "x.jsonl: not a pair of 01_collect"),
+    ],
+)
+def test_a_file_without_rewrites_is_one_line(run, write, row, line):
+    with pytest.raises(ValueError, match=line) as caught:
+        pairs.of_step(run, write(row, name="x.jsonl"))
+    assert "\n" not in str(caught.value)
+
+
+def test_real_bpo_pairs_are_192_usable_ones(run):
+    path = Path(__file__).resolve().parents[2] / "shared" / "data" / "bpo_test.json"
+    if not path.exists():
+        pytest.skip(f"{path.name}: the public prompt sets are not beside this clone")
+    assert pairs.of_step(run, str(path))[1] == {"read": 200, "incomplete": 0, "same": 8, "kept": 192}
