@@ -8,6 +8,9 @@ Departures from the paper (sections 4.1 and 4.2):
    interval for a set and, for the mean, the sets' intervals combined by MOVER (Zou and Donner 2008, Statistics in
    Medicine 27).
 3. Numbers of the paper that contradict each other are left out, each with a remark (see `poir_printed.printed`).
+4. The paper reports one training of each model. Where several cells share their models (seeds, or whatever else the
+   grid varies), `over_cells` adds their mean, every cell with the same weight, with a t interval over the cells, that
+   is over trainings and not over prompts. Three cells make it wide (4.3 standard errors), and it may pass 0 or 100.
 """
 
 import math
@@ -17,9 +20,14 @@ from pathlib import Path
 import pandas as pd
 
 from nbutils import paper, paths, stats, steps, tables
-from nbutils.poir_printed import COLUMNS, OVER_SETS, SETS, SOURCES, TABLES, set_order
+from nbutils.poir_printed import COLUMNS, NUMBERS, OVER_SETS, SETS, SOURCES, TABLES, set_order
 
+_MEAN_OF = "mean of "  # stands, with a number, where a cell's name does, which can hold no space
 TRANSFER_COLUMNS = ("source", "target", "prompt_set", "value", "low", "high", "num_cells", "num_scored", "num_unscored")
+_ABOUT_MEANS = (
+    "Mean of several cells: cells with the same models, each with the same weight; its interval is a 95% t interval "
+    "over these cells (trainings), not over prompts: wide for few values, none for one or for equal ones."
+)
 
 
 # --- any experiment's
@@ -103,14 +111,68 @@ def _over_sets(sets: list[dict]) -> list[dict]:
     return [{"prompt_set": OVER_SETS} | _ends("delta_wr", (mean, mean - reach[0], mean + reach[1])) | counts]
 
 
+def over_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and above those of a prompter and responder that several cells share, their means over these cells.
+
+    table: rows of pair_percentages. For each pair of arms that several of the cells have on the same set, a row per
+    prompt set and one OVER_SETS: means over cells of win, tie and lose (percent) and delta_wr (points), each with its t
+    interval over cells (NaN for one cell); num_scored and num_unscored summed; cell "mean of 3 cells", or "mean of 2
+    to 3 cells" where the sets differ in that, and a remark that names them. A cell without the value, or for OVER_SETS
+    without one of the pair's sets, is left out of that mean and its number. The same rows if nothing is shared.
+    """
+    rows = []
+    for _, shared in table.groupby(["prompter", "responder"], sort=False):
+        for _, pair in shared.groupby(["arm_a", "arm_b"], sort=False):
+            rows += _means(pair)
+        rows += shared.to_dict("records")
+    return pd.DataFrame(rows, columns=list(table)).astype(table.dtypes)
+
+
+def _means(pair: pd.DataFrame) -> list[dict]:
+    if not pair[pair["prompt_set"] != OVER_SETS].duplicated("prompt_set").any():  # as where each cell has its own set
+        return []
+    complete = pair.groupby("cell")["prompt_set"].transform("size") == pair["prompt_set"].nunique()
+    pair = pair.assign(delta_wr=pair["delta_wr"].where(complete | (pair["prompt_set"] != OVER_SETS)))
+    groups = sorted(pair.groupby("prompt_set"), key=lambda group: set_order(group[0]))
+    averaged = [same.loc[same["delta_wr"].notna(), "cell"].tolist() for _, same in groups]
+    nums = [len(cells) for cells in averaged]
+    name = f"{_MEAN_OF}{_span(nums)} cell{'s' * (max(nums) != 1)}"
+    rows = zip(groups, averaged, strict=True)
+    return [_mean(same) | {"cell": name, "remark": f"cells: {', '.join(cells)}"} for (_, same), cells in rows]
+
+
+def _mean(same: pd.DataFrame) -> dict:
+    """The cells' rows of one pair and set as one."""
+    row = same.iloc[0].to_dict() | {name: int(same[name].sum()) for name in ("num_scored", "num_unscored")}
+    for name in NUMBERS[::3]:
+        row |= _ends(name, stats.mean(same[name])[:3])
+    return row
+
+
+def _is_mean(table: pd.DataFrame) -> pd.Series:
+    return table["cell"].str.startswith(_MEAN_OF)
+
+
+def _span(counts) -> str:
+    return " to ".join(str(each) for each in sorted({int(min(counts)), int(max(counts))}))
+
+
 # --- the paper's layout
+
+
+def joined(table: pd.DataFrame, theirs: pd.DataFrame | None) -> pd.DataFrame:
+    """Our rows and the paper's, those only once per model and pair: with the mean over cells where there is one."""
+    if theirs is None:
+        return table
+    means, keys = _is_mean(theirs), [theirs[name] for name in ("prompter", "responder", "arm_a", "arm_b")]
+    return paper.joined(table, theirs[means | ~means.groupby(keys).transform("any")])
 
 
 def blocks(table: pd.DataFrame, theirs: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
     """{title: table as text}: ours, with the paper's row below each of ours that it has; else the paper's apart."""
     title = "A against B, judged here"
     if theirs is None or paper.matches(theirs):
-        return {title: layout(paper.joined(table, theirs))}
+        return {title: layout(joined(table, theirs))}
     return {title: layout(table), f"As printed in the paper ({theirs['source'].iloc[0]})": layout(theirs)}
 
 
@@ -181,13 +243,13 @@ def note(table: pd.DataFrame, theirs: pd.DataFrame | None = None, pairs=()) -> s
     absent = ", ".join(f"{a} vs {b}" for a, b in pairs if (a, b) not in held)
     parts = [f"Not judged here: {absent}."] if absent else []
     if len(table):
-        sets = table[table["prompt_set"] != OVER_SETS]
-        low, high = int(sets["num_scored"].min()), int(sets["num_scored"].max())
+        sets = table[(table["prompt_set"] != OVER_SETS) & ~_is_mean(table)]
         text = (
             "A Win, Tie, B Win: percent of scored prompts; both orders judged, a win needs both. ΔWR: mean over the "
-            f"sets of A Win - B Win in points, with its 95% interval. n = {low if low == high else f'{low} to {high}'} "
+            f"sets of A Win - B Win in points, with its 95% interval. n = {_span(sets['num_scored'])} "
         )
         parts.insert(0, f"{text}prompts per set, {int(sets['num_unscored'].sum())} unscored ones left out.")
+        parts[1:1] = [_ABOUT_MEANS] if _is_mean(table).any() else []
     if theirs is not None:
         text = f"The paper's numbers ({theirs['source'].iloc[0]}) are GPT-4's verdicts, each pair in one random order."
         parts.append(f"{text} {_remarks(theirs)}".strip())
@@ -251,7 +313,7 @@ def _spanning(block: pd.DataFrame) -> str:
 def write(table: pd.DataFrame, theirs: pd.DataFrame | None, folder, name: str, pairs=()) -> list:
     """folder/name.csv (long form, every digit, intervals, counts, remarks), .md and .tex (the layout). The paths."""
     return [
-        paths.write_atomic(os.path.join(folder, f"{name}.csv"), tables.as_csv(paper.joined(table, theirs))),
+        paths.write_atomic(os.path.join(folder, f"{name}.csv"), tables.as_csv(joined(table, theirs))),
         paths.write_atomic(os.path.join(folder, f"{name}.md"), as_markdown(table, theirs, pairs)),
         paths.write_atomic(os.path.join(folder, f"{name}.tex"), as_latex(table, theirs, pairs)),
     ]
@@ -260,42 +322,57 @@ def write(table: pd.DataFrame, theirs: pd.DataFrame | None, folder, name: str, p
 # --- homologous data: one model's pairs, another's training
 
 
-def sources(run: steps.Step, cells: list[str], arm: str = "poir") -> dict[str, str]:
-    """{cell: the model whose pairs the arm was trained on}: the responder of the step that made its pairs.jsonl.
+def sources(run: steps.Step, cells: list[str]) -> dict[tuple[str, str], str]:
+    """{(cell, arm): the model whose pairs the arm was trained on}: the responder of the step that made its pairs.jsonl.
 
-    It follows the manifests: the training's names its pairs.jsonl, and the step beside that file names its models. A
-    cell without such an arm, or with pairs that no step of ours made, is not in it.
+    Over all steps of the cells that 03_train_poir trained with target poir; the arm has its step's name. It follows
+    the manifests: the training's names its pairs.jsonl, and the step beside that file names its models. An arm with
+    pairs that no step of ours made is not in it.
     """
-    found = {}
-    for cell in cells:
-        folder = run.folder.parent.parent / cell / arm
-        inputs = (steps.read_manifest(folder) or {}).get("inputs", {})
-        for name in [name for name in inputs if Path(name).name == "pairs.jsonl"]:
-            collected = (paths.project_root() / name).parent
+    root, found = run.folder.parent.parent, {}
+    for path in [path for cell in cells for path in sorted((root / cell).glob("*/manifest.json"))]:
+        for collected in _collections(steps.read_manifest(path.parent) or {}):
             made_by = (steps.read_manifest(collected) or {}).get("parameters", {})
             if "responder" in made_by:
-                run.input(folder / "manifest.json", "03_train_poir")
+                run.input(path, "03_train_poir")
                 run.input(collected / "manifest.json", "01_collect")
-                found[cell] = made_by["responder"]
+                found[path.parent.parent.name, path.parent.name] = made_by["responder"]
     return found
 
 
-def transfer(verdicts, models: dict, sources: dict[str, str], arm: str = "poir", baseline: str = "nan") -> pd.DataFrame:
-    """Win rate (percent) of the arm against the baseline: source of its pairs x model that it is evaluated with.
+def _collections(training: dict) -> list[Path]:
+    """Folders of the pairs.jsonl that a training with target poir read; none for another step."""
+    if training.get("notebook") != "03_train_poir" or training["parameters"].get("target") != "poir":
+        return []
+    return [(paths.project_root() / name).parent for name in training["inputs"] if Path(name).name == "pairs.jsonl"]
 
-    models, sources: what `gather.evaluations` and `sources` say of each cell; target is the cell's responder, named
-    with the prompter where a responder has several. The interval is Tango's for one cell, and a t interval over cells
-    where several (seeds) share source and target. Rows of TRANSFER_COLUMNS, for plots.transfer_heatmap.
+
+def transfer(verdicts, models: dict, sources: dict[tuple[str, str], str], baseline: str = "nan") -> pd.DataFrame:
+    """Win rate (percent) against the baseline of POIR's arms: source of an arm's pairs x model it is evaluated with.
+
+    models, sources: what `gather.evaluations` says of each cell, and `sources` of each (cell, arm); target is the
+    cell's responder, named with the prompter where a responder has several. Arms of one cell with the same source are
+    averaged first, so that a cell counts once. The interval is Tango's for one cell, and a t interval over cells where
+    several (seeds) share source and target; num_cells: those with a value. Rows of TRANSFER_COLUMNS, for
+    plots.transfer_heatmap.
     """
-    table = pair_percentages(verdicts, models, [(arm, baseline)])
-    known = table["cell"].isin([cell for cell in sources if cell in models]) & (table["prompt_set"] != OVER_SETS)
-    table = table[known].assign(trained_on=table["cell"].map(sources))
+    table = pair_percentages(verdicts, models, [(arm, baseline) for arm in sorted({arm for _, arm in sources})])
+    table["trained_on"] = [sources.get(key) for key in zip(table["cell"], table["arm_a"], strict=True)]
+    table = table[table["cell"].isin(models) & table["trained_on"].notna() & (table["prompt_set"] != OVER_SETS)]
     several = table.groupby("responder")["prompter"].transform("nunique") > 1
-    table["target"] = table["responder"].where(~several, table["prompter"] + ", " + table["responder"])
+    table = table.assign(target=table["responder"].where(~several, table["prompter"] + ", " + table["responder"]))
     rows = []
     for keys, part in table.groupby(["trained_on", "target", "prompt_set"], sort=True):
-        one = part.iloc[0]
-        ends = [50 + one[f"delta_wr{end}"] / 2 for end in ("", "_low", "_high")]
-        ends = ends if len(part) == 1 else list(stats.mean(50 + part["delta_wr"] / 2)[:3])
-        rows.append((*keys, *ends, len(part), int(part["num_scored"].sum()), int(part["num_unscored"].sum())))
+        counts = (int(part[name].sum()) for name in ("num_scored", "num_unscored"))
+        rows.append((*keys, *_win_rate(part), *counts))
     return pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
+
+
+def _win_rate(part: pd.DataFrame) -> stats.Estimate:
+    """Mean win rate (percent) of the cells in part; num: cells that have one.
+
+    A cell's arms share its prompts: the mean of their ends is an interval for their mean, if anything too wide.
+    """
+    scored = part.dropna(subset=["delta_wr"]).groupby("cell")[["delta_wr", "delta_wr_low", "delta_wr_high"]]
+    cells = 50 + scored.agg(lambda column: column.mean(skipna=False)) / 2
+    return stats.Estimate(*cells.iloc[0], 1) if len(cells) == 1 else stats.mean(cells["delta_wr"])

@@ -1,4 +1,4 @@
-"""The transfer heat map: every cell holds its number and interval, own pairs are outlined, gaps say what they are."""
+"""The transfer heat map: every square holds its number and interval, own pairs are outlined, gaps say what they are."""
 
 import matplotlib
 
@@ -34,12 +34,12 @@ def boxes(axis, filled=True):
 
 
 def at(axis, x, y):
-    """The texts in the cell of column x and row y."""
+    """The texts in the square of column x and row y."""
     return [text.get_text() for text in axis.texts if abs(text.get_position()[0] - x) < 0.4
             and abs(text.get_position()[1] - y) < 0.4]  # fmt: skip
 
 
-def test_each_cell_has_its_number_and_interval():
+def test_each_square_has_its_number_and_interval():
     figure = plots.transfer_heatmap(transfer())
     axis = figure.axes[0]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["sandbox/llama_responder", "sandbox/responder"]
@@ -47,7 +47,7 @@ def test_each_cell_has_its_number_and_interval():
     assert at(axis, 0, 0) == ["70.0", "[62, 77]"] and at(axis, 1, 1) == ["70.0", "[62, 77]"]
     assert at(axis, 0, 1) == ["49.0", "[41, 56]"] and at(axis, 1, 0) == ["51.0", "[43, 58]"]  # rows are sources
     assert axis.get_ylabel() == "trained on the pairs of" and axis.get_xlabel() == "evaluated with"
-    assert says(figure, "n = 200 prompts per cell") and says(figure, "win rate against nan (%)") and inside(figure)
+    assert says(figure, "n = 200 prompts per square") and says(figure, "win rate against nan (%)") and inside(figure)
 
 
 def test_own_pairs_are_outlined_and_colours_follow_the_values():
@@ -75,13 +75,20 @@ def test_what_is_missing_says_so():
     axis = figure.axes[0]
     assert at(axis, 1, 1) == ["70.0", "no interval"] and at(axis, 0, 1) == ["none scored"] and at(axis, 0, 0) == []
     assert [box.get_hatch() for box in boxes(axis)] == ["////", None, None, None]
-    assert says(figure, "hatched: not evaluated") and says(figure, "n = 0 to 200 prompts per cell, 200 unscored")
+    assert says(figure, "hatched: not evaluated") and says(figure, "n = 0 to 200 prompts per square, 200 unscored")
     assert not says(plots.transfer_heatmap(transfer()), "hatched")
     for rows in ([], transfer(value=NAN)):
         assert "nothing to show" in texts(plots.transfer_heatmap(rows))
 
 
-def test_rows_that_share_a_cell_are_refused():
+def test_a_mean_over_cells_says_so():
+    assert not says(plots.transfer_heatmap(transfer()), "averaged")
+    figure = plots.transfer_heatmap(transfer(num_cells=[3, 1, 3, 2], num_scored=[600, 200, 600, 400]))
+    assert says(figure, "over cells of the experiment where several (2 to 3) were averaged") and inside(figure)
+    assert says(figure, "n = 200 to 600 prompts per square")
+
+
+def test_rows_that_share_a_square_are_refused():
     with pytest.raises(ValueError, match="sandbox/responder to sandbox/responder: wanted one row per source, target"):
         plots.transfer_heatmap(pd.concat([transfer(), transfer()]))
 

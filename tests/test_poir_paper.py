@@ -128,6 +128,104 @@ def test_a_pair_that_was_not_judged_gives_no_row_and_says_so(pair, tmp_path):
     assert len(poir_paper.write(table, theirs, tmp_path, "poir_table_1", [pair])) == 3
 
 
+# --- several cells with the same models
+
+SEEDS = {f"seed-{seed}": MODELS["one"] for seed in range(3)}
+COUNTS = {"seed-0": (12, 5, 3), "seed-1": (10, 5, 5), "seed-2": (11, 6, 3)}
+
+
+def seeds(cells=SEEDS, pairs=PAIRS[:1], **changes):
+    """pair_percentages of cells with the same models, without and with their means."""
+    rows = [judged(cell, pair=pair, counts=COUNTS[cell], **changes) for cell in cells for pair in pairs]
+    table = poir_paper.pair_percentages(pd.concat(rows), SEEDS, PAIRS)
+    return table, poir_paper.over_cells(table)
+
+
+def test_the_mean_over_three_seeds_by_hand():
+    """A Win 60, 50 and 55, ΔWR 45, 25 and 40: t(0.975, 2) = 4.302653."""
+    table, pooled = seeds()
+    assert len(pooled) == len(table) + 5 and set(pooled["cell"].iloc[:5]) == {"mean of 3 cells"}
+    pd.testing.assert_frame_equal(pooled.iloc[5:].reset_index(drop=True), table)
+    assert pooled["prompt_set"].tolist()[:5] == [*poir_paper.SETS, poir_paper.OVER_SETS]
+    row, over = pooled.iloc[0], pooled.iloc[4]
+    assert (row["num_scored"], row["num_unscored"], over["num_scored"]) == (60, 0, 240)
+    assert (row["prompter"], row["source"], row["remark"]) == (VICUNA, "here", "cells: seed-0, seed-1, seed-2")
+    for name, value, spread in (("win_percent", 55, 5), ("tie_percent", 80 / 3, 5 / math.sqrt(3))):
+        half = 4.302653 * spread / math.sqrt(3)
+        found = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+        assert found == pytest.approx([value, value - half, value + half], abs=1e-4)
+    assert row["delta_wr"] == pytest.approx(110 / 3) and over["delta_wr"] == pytest.approx(110 / 3 - 15)
+    half = 4.302653 * math.sqrt(325 / 3) / math.sqrt(3)  # variance of 45, 25, 40, whatever is taken from all of them
+    assert over["delta_wr_high"] - over["delta_wr"] == pytest.approx(half, abs=1e-4)
+    assert math.isnan(over["win_percent"])
+
+
+def test_nothing_changes_where_no_cell_shares_its_models():
+    models = {"seed-0": {"prompter": VICUNA, "responder": VICUNA}, "seed-1": {"prompter": QWEN, "responder": QWEN}}
+    rows = pd.concat([judged(cell, pair=pair) for cell in models for pair in PAIRS])
+    for known in (models, {}):
+        table = poir_paper.pair_percentages(rows, known, PAIRS)
+        pd.testing.assert_frame_equal(poir_paper.over_cells(table), table)
+    apart = pd.concat([judged("seed-0"), judged("seed-1", pair=PAIRS[1])])  # one model, but no pair that both have
+    assert len(poir_paper.over_cells(poir_paper.pair_percentages(apart, SEEDS, PAIRS))) == 10
+    apart = pd.concat([judged("seed-0", ("dolly",)), judged("seed-1", ("vicuna",))])  # and no set that both have
+    assert len(poir_paper.over_cells(poir_paper.pair_percentages(apart, SEEDS, PAIRS))) == 4
+    empty = poir_paper.over_cells(poir_paper.pair_percentages([], {}, PAIRS))
+    assert empty.empty and list(empty) == list(poir_printed.COLUMNS)
+
+
+def test_swapping_the_sides_swaps_the_means():
+    table = by_set(seeds()[1].iloc[:5])
+    rows = pd.concat([judged(cell, counts=COUNTS[cell]) for cell in SEEDS])
+    other = by_set(poir_paper.over_cells(poir_paper.pair_percentages(rows, SEEDS, [("nan", "poir")])).iloc[:5])
+    assert other["delta_wr_low"].tolist() == pytest.approx((-table["delta_wr_high"]).tolist())
+    assert other["lose_percent_low"].tolist() == pytest.approx(table["win_percent_low"].tolist(), nan_ok=True)
+
+
+def test_a_cell_without_the_value_is_in_neither_the_mean_nor_its_number():
+    rows = pd.concat([judged(cell, ("vicuna", "dolly"), counts=COUNTS[cell]) for cell in SEEDS], ignore_index=True)
+    rows.loc[(rows["cell"] != "seed-1") & (rows["prompt_set"] == "dolly"), "verdict"] = "unscored"
+    table = poir_paper.over_cells(poir_paper.pair_percentages(rows, SEEDS, PAIRS))
+    vicuna, dolly, over = table.iloc[:3].to_dict("records")
+    assert vicuna["delta_wr"] == pytest.approx(110 / 3) and vicuna["remark"] == "cells: seed-0, seed-1, seed-2"
+    assert (dolly["delta_wr"], over["delta_wr"]) == pytest.approx((15, 20))  # seed-1's alone
+    assert dolly["remark"] == over["remark"] == "cells: seed-1"
+    assert math.isnan(dolly["win_percent_low"]) and math.isnan(over["delta_wr_high"])
+    assert (dolly["num_scored"], dolly["num_unscored"]) == (20, 40)
+    assert set(table["cell"].iloc[:3]) == {"mean of 1 to 3 cells"}
+    assert poir_paper.layout(table).iloc[0].tolist()[-1] == "+20.0"
+    two = pd.concat([judged("seed-0", ("vicuna", "dolly")), judged("seed-1", ("vicuna",))])
+    over = poir_paper.over_cells(poir_paper.pair_percentages(two, SEEDS, PAIRS)).iloc[2]
+    assert over["prompt_set"] == poir_paper.OVER_SETS and over["remark"] == "cells: seed-0"  # seed-1 lacks a set
+    assert over["delta_wr"] == pytest.approx(40)
+
+
+def test_means_stand_above_their_cells_and_the_papers_row_once_below_them():
+    table = seeds(pairs=PAIRS[:2])[1]
+    theirs = poir_printed.published(table, "poir_table_1")
+    (shown,) = poir_paper.blocks(table, theirs).values()
+    names = [f"vicuna-13b-v1.5 ({name})" for name in ("mean of 3 cells", *SEEDS)]
+    printed = [f"as printed in POIR, Table 1, index {index}" for index in (1, 2)]
+    mean, *cells = [[name] * 2 for name in names]
+    assert shown.iloc[:, 0].tolist() == [mean[0], printed[0], mean[1], printed[1], *sum(cells, [])]
+    assert shown.iloc[0].tolist()[3:6] == ["55.0", "26.7", "18.3"] and shown.iloc[1, -1] == "+30.5"
+    assert shown.iloc[0, -1] == "+21.7 [-4.2, +47.5]"
+
+
+def test_files_with_means_say_what_their_interval_is(tmp_path):
+    table, pooled = seeds()
+    theirs = poir_printed.published(pooled, "poir_table_1")
+    csv, markdown, latex = poir_paper.write(pooled, theirs, tmp_path, "poir_table_1", PAIRS)
+    back = tables.read(csv)
+    assert back["cell"].value_counts()["mean of 3 cells"] == 10 and len(back) == 25  # ours and, once, the paper's
+    for path in (markdown, latex):
+        text = path.read_text("utf-8")
+        assert text.count("vicuna-13b-v1.5 (mean of 3 cells)") == text.count("as printed in POIR, Table 1") == 1
+        assert "its interval is a 95% t interval over these cells (trainings), not over prompts" in text
+        assert "n = 20 prompts per set, 0 unscored" in text
+    assert "t interval" not in poir_paper.note(table)
+
+
 # --- the paper's numbers
 
 
@@ -310,29 +408,41 @@ def test_odd_names_are_text_in_every_file(tmp_path):
 # --- transfer
 
 
-def write_manifest(folder, inputs=(), **parameters):
+def write_manifest(folder, notebook="01_collect", inputs=(), **parameters):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps({"parameters": parameters, "inputs": dict.fromkeys(inputs, "x")}))
+    manifest = {"notebook": notebook, "parameters": parameters, "inputs": dict.fromkeys(inputs, "x")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_sources_follow_the_manifests(outputs):
-    """Pairs of the cell's own collection, of another cell's, and of no step at all."""
-    root = outputs.resolve().as_posix()  # outside the project, as paths.relative names it
-    for cell, model in (("a", "m/a"), ("b", "m/b")):
-        write_manifest(outputs / "e" / cell / "collect", responder=model)
-    write_manifest(outputs / "e" / "a" / "poir", [f"{root}/e/a/collect/pairs.jsonl", "params/templates"])
-    write_manifest(outputs / "e" / "a-on-b" / "poir", [f"{root}/e/b/collect/pairs.jsonl"])
-    write_manifest(outputs / "e" / "from-file" / "poir", ["data/pairs.jsonl"])
+def trained(folder, pairs, target="poir", notebook="03_train_poir"):
+    write_manifest(folder, notebook, [pairs, "params/templates"], target=target)
+
+
+def test_sources_follow_the_manifests_of_every_arm(outputs):
+    """Pairs of the cell's own collection, of another cell's, and of no step at all; other targets and notebooks."""
+    root, e = outputs.resolve().as_posix(), outputs / "e"  # outside the project, as paths.relative names it
+    own, other = (f"{root}/e/{cell}/collect/pairs.jsonl" for cell in "ab")
+    for cell in "ab":
+        write_manifest(e / cell / "collect", responder=f"m/{cell}")
+    trained(e / "a" / "poir", own)
+    trained(e / "a" / "poir_other", other)
+    trained(e / "a" / "dpo_awi", own, "dpo_awi")
+    trained(e / "a" / "alignpro", own, notebook="02_train_alignpro")
+    trained(e / "b" / "poir_other", own)
+    trained(e / "b" / "poir", "data/pairs.jsonl")
+    (e / "b" / "poir_unfinished").mkdir()
+    trained(e / "not-asked-for" / "poir", own)
     run = steps.open_step("05_plot", {"experiment": "e", "cell": "all", "seed": 0}, "plot")
-    cells = ["a", "a-on-b", "from-file", "untrained"]
-    assert poir_paper.sources(run, cells) == {"a": "m/a", "a-on-b": "m/b"}
-    assert poir_paper.sources(run, cells, "sft") == {}
-    assert sum(name.endswith("manifest.json") for name in run.finish()["inputs"]) == 4
+    found = poir_paper.sources(run, ["a", "b", "untrained"])
+    assert found == {("a", "poir"): "m/a", ("a", "poir_other"): "m/b", ("b", "poir_other"): "m/a"}
+    names = {name.removeprefix(f"{root}/e/") for name in run.finish()["inputs"]}
+    steps_read = {"a/poir", "a/poir_other", "b/poir_other", "a/collect", "b/collect"}
+    assert names == {f"{step}/manifest.json" for step in steps_read}
 
 
 def test_transfer_by_hand_one_cell_and_several_seeds():
     models = {cell: {"prompter": "m/p", "responder": f"m/{cell[0]}"} for cell in ("a0", "a1", "b0", "c0")}
-    sources = {"a0": "m/a", "a1": "m/a", "b0": "m/a"}
+    sources = dict.fromkeys([("a0", "poir"), ("a1", "poir"), ("b0", "poir")], "m/a")
     counts = {"a0": (12, 5, 3), "a1": (10, 5, 5), "b0": (5, 5, 10), "c0": (1, 1, 1)}
     rows = pd.concat([judged(cell, ("dolly",), counts=counts[cell]) for cell in models])
     table = poir_paper.transfer(rows, models, sources)
@@ -346,9 +456,59 @@ def test_transfer_by_hand_one_cell_and_several_seeds():
     assert poir_paper.transfer(rows, models, {}).empty
 
 
+def arms_of(cell, **counts):
+    return pd.concat([judged(cell, ("dolly",), (arm, "nan"), each) for arm, each in counts.items()])
+
+
+def test_every_arm_of_a_cell_has_its_own_source():
+    """Two models with two arms each fill a 2 x 2 map from two cells; an arm that is no POIR's is in none of it."""
+    models = {cell: {"prompter": f"m/{cell}", "responder": f"m/{cell}"} for cell in "ab"}
+    sources = {("a", "poir"): "m/a", ("a", "poir_other"): "m/b", ("b", "poir"): "m/b", ("b", "poir_other"): "m/a"}
+    own, other = (12, 5, 3), (8, 4, 8)
+    rows = pd.concat([arms_of("a", poir=own, poir_other=other, sft=own), arms_of("b", poir=other, poir_other=own)])
+    table = poir_paper.transfer(rows, models, sources)
+    found = {(row["source"], row["target"]): row["value"] for row in table.to_dict("records")}
+    assert found == pytest.approx({("m/a", "m/a"): 72.5, ("m/a", "m/b"): 72.5, ("m/b", "m/a"): 50, ("m/b", "m/b"): 50})
+    assert table["num_cells"].tolist() == [1] * 4 and table["low"].notna().all()
+    against = poir_paper.transfer(rows, models, sources, "sft")
+    assert against.empty and list(against) == list(poir_paper.TRANSFER_COLUMNS)
+
+
+def test_an_own_and_another_arm_of_different_cells_share_a_square():
+    """A cell named for its pairs and an arm named for them are the same thing: t interval over the two."""
+    models = dict.fromkeys(("a", "a-on-b"), {"prompter": "m/a", "responder": "m/a"})
+    sources = {("a", "poir_other"): "m/b", ("a-on-b", "poir"): "m/b"}
+    rows = pd.concat([arms_of("a", poir_other=(12, 5, 3)), arms_of("a-on-b", poir=(10, 5, 5))])
+    (row,) = poir_paper.transfer(rows, models, sources).to_dict("records")
+    assert (row["value"], row["num_cells"]) == (67.5, 2)
+    assert row["high"] - row["value"] == pytest.approx(12.7062 * 5, abs=1e-3)
+
+
+def test_arms_of_one_cell_on_the_same_pairs_count_once():
+    models = dict.fromkeys(("a0", "a1"), {"prompter": "m/a", "responder": "m/a"})
+    sources = dict.fromkeys([("a0", "poir"), ("a0", "poir_beta"), ("a1", "poir")], "m/a")
+    first, second = arms_of("a0", poir=(12, 5, 3), poir_beta=(8, 5, 7)), arms_of("a1", poir=(10, 5, 5))
+    (row,) = poir_paper.transfer(pd.concat([first, second]), models, sources).to_dict("records")
+    assert (row["value"], row["num_cells"], row["num_scored"]) == (62.5, 2, 60)  # a0: (72.5 + 52.5) / 2; a1: 62.5
+    (row,) = poir_paper.transfer(first, models, sources).to_dict("records")
+    rates = [stats.win_rate([1] * a + [0] * (20 - a), [0] * (20 - b) + [1] * b) for a, b in ((12, 3), (8, 7))]
+    ends = [50 * (one + other) for one, other in zip(rates[0][:3], rates[1][:3], strict=True)]
+    assert [row["value"], row["low"], row["high"], row["num_cells"]] == pytest.approx([*ends, 1])
+
+
+def test_a_cell_with_nothing_scored_is_in_no_mean_and_its_prompts_are_counted():
+    models = dict.fromkeys(("a0", "a1"), {"prompter": "m/a", "responder": "m/a"})
+    sources = dict.fromkeys([("a0", "poir"), ("a1", "poir")], "m/a")
+    silent = arms_of("a1", poir=(10, 5, 5)).assign(verdict="unscored")
+    both = pd.concat([arms_of("a0", poir=(12, 5, 3)), silent])
+    (row,) = poir_paper.transfer(both, models, sources).to_dict("records")
+    assert (row["value"], row["num_cells"], row["num_scored"], row["num_unscored"]) == (72.5, 1, 20, 20)
+    (row,) = poir_paper.transfer(silent, models, sources).to_dict("records")
+    assert math.isnan(row["value"]) and (row["num_cells"], row["num_unscored"]) == (0, 20)
+
+
 def test_a_responder_with_several_prompters_is_named_with_them():
     models = {cell: {"prompter": f"m/{cell}", "responder": "m/r"} for cell in "ab"}
-    table = poir_paper.transfer(
-        pd.concat([judged(cell, ("dolly",)) for cell in "ab"]), models, dict.fromkeys("ab", "s")
-    )
+    sources = dict.fromkeys([("a", "poir"), ("b", "poir")], "s")
+    table = poir_paper.transfer(pd.concat([judged(cell, ("dolly",)) for cell in "ab"]), models, sources)
     assert table["target"].tolist() == ["m/a, m/r", "m/b, m/r"] and table["num_cells"].tolist() == [1, 1]

@@ -7,19 +7,20 @@ import pandas as pd
 from nbutils.plots.parts import FAINT, INK, frame, named, new_figure, nothing, numbers, short, span
 
 LEAST_REACH = 10.0  # points from neutral to the end of the colour scale, so that noise does not look like an effect
-CELL, LONGEST = (1.5, 0.9), 24  # inches; characters of a model's name
+SQUARE, LONGEST = (1.5, 0.9), 24  # inches; characters of a model's name
 MOST_COLUMNS = 3  # panels side by side
 # win_tie_lose's colours, light enough for dark numbers on them
 _COLORS = matplotlib.colors.LinearSegmentedColormap.from_list("lose to win", ["#d9a873", "#fafafa", "#63aca5"])
 
 
 def transfer_heatmap(table, measure: str = "win rate against nan (%)", neutral: float = 50.0):
-    """Source of the training pairs (rows) x model evaluated (columns): the value in each cell, its interval below.
+    """Source of the training pairs (rows) x model evaluated (columns): the value in each square, its interval below.
 
-    table: rows source, target, value, low, high in percent or points, one per cell, and where there are any prompt_set
-    (a panel each) and num_scored; measure: what value is; neutral: the value at which neither side wins (0 for ΔWR)
-    A model's own pairs are outlined. A cell without a row is hatched, one without a value says "none scored". Rows
-    that share a cell raise ValueError: average them first.
+    table: rows source, target, value, low, high in percent or points, one per square, and where there are any
+    prompt_set (a panel each), num_scored, num_unscored and num_cells (of the experiment that were averaged)
+    measure: what value is; neutral: the value at which neither side wins (0 for ΔWR)
+    A model's own pairs are outlined. A square without a row is hatched, one without a value says "none scored". Rows
+    that share a square raise ValueError: average them first.
     """
     title, table = "Trained on one model's pairs, evaluated with another", _tidy(table)
     values = numbers(table, "value")
@@ -32,7 +33,7 @@ def transfer_heatmap(table, measure: str = "win rate against nan (%)", neutral: 
     figure, axes = _panels(title, _subtitle(table, len(rows) * len(columns)), table, rows, columns)
     for axis, (name, part) in zip(axes, table.groupby("prompt_set", sort=True), strict=True):
         axis.set_title(short(name, 34), pad=8)
-        _cells(axis, part, rows, columns, scale)
+        _squares(axis, part, rows, columns, scale)
     bar = figure.colorbar(matplotlib.cm.ScalarMappable(scale, _COLORS), ax=axes, aspect=14, shrink=0.9, pad=0.03)
     bar.set_label(measure)
     bar.outline.set_visible(False)
@@ -49,12 +50,16 @@ def _tidy(table) -> pd.DataFrame:
     return table
 
 
-def _subtitle(table: pd.DataFrame, num_cells: int) -> str:
-    text = "small: 95% interval · outlined: a model on its own pairs"
-    text += " · hatched: not evaluated" if len(table) < num_cells * table["prompt_set"].nunique() else ""
+def _subtitle(table: pd.DataFrame, num_squares: int) -> str:
+    averaged = numbers(table, "num_cells")
+    averaged = averaged[averaged > 1]  # NaN is not
+    text = "small: 95% interval"
+    text += f", over cells of the experiment where several ({span(averaged)}) were averaged" if len(averaged) else ""
+    text += " · outlined: a model on its own pairs"
+    text += " · hatched: not evaluated" if len(table) < num_squares * table["prompt_set"].nunique() else ""
     counts = numbers(table, "num_scored")
     if np.isfinite(counts).any():
-        text += f" · n = {span(counts[np.isfinite(counts)])} prompts per cell"
+        text += f" · n = {span(counts[np.isfinite(counts)])} prompts per square"
     num_unscored = int(np.nansum(numbers(table, "num_unscored")))
     return text + (f", {num_unscored:,} unscored left out" if num_unscored else "")
 
@@ -64,7 +69,7 @@ def _panels(title: str, subtitle: str, table: pd.DataFrame, rows: list[str], col
     num = table["prompt_set"].nunique()
     wide = min(num, MOST_COLUMNS)
     lines = -(-num // wide)
-    width, height = max(1.6, CELL[0] * len(columns)), CELL[1] * len(rows)
+    width, height = max(1.6, SQUARE[0] * len(columns)), SQUARE[1] * len(rows)
     figure = new_figure(max(6.4, 3.4 + wide * (width + 0.3)), lines * (height + 0.95) + 0.1, title, subtitle)
     axes = figure.subplots(lines, wide, squeeze=False, sharey=True).ravel()
     for place, axis in enumerate(axes):
@@ -86,7 +91,7 @@ def _on_two_lines(name: str) -> str:
     return "\n".join(filter(None, (short(owner, LONGEST - 4) + slash, short(end, LONGEST - 4))))
 
 
-def _cells(axis, part: pd.DataFrame, rows: list[str], columns: list[str], scale) -> None:
+def _squares(axis, part: pd.DataFrame, rows: list[str], columns: list[str], scale) -> None:
     found = {(row["source"], row["target"]): row for row in part.to_dict("records")}
     for y, source in enumerate(rows):
         for x, target in enumerate(columns):
