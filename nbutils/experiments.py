@@ -15,6 +15,7 @@ ALL_CELLS = "all"  # the cell of steps that run once per experiment
 _KEYS = ("experiment", "shared", "grid", "steps")
 _STEP_KEYS = ("notebook", "id", "with", "once")
 _OWN = ("experiment", "cell", "step")  # set by the plan, never by a file
+_NAME = "name"  # in a mapping of the grid: what its cells are called
 _POLICY_NAMES = {"prompter": "alignpro", "responder": "rlhf"}
 _LONGEST_CELL = 180
 
@@ -23,7 +24,8 @@ _LONGEST_CELL = 180
 class Experiment:
     """An experiment file as written, checked for its form only.
 
-    grid: axis → list of values. An axis is a parameter, or a label for entries that each set several parameters.
+    grid: axis → list of values. An axis is a parameter, or a label for entries that each set several parameters
+    (and may have a `name`, which their cells are called by).
     """
 
     name: str
@@ -130,15 +132,16 @@ def _grid(path: Path, grid: dict) -> dict:
         tied = [value for value in values if isinstance(value, dict)]
         _expect(len(tied) in (0, len(values)), path, f"grid: {name}: wanted parameters in every entry, or in none")
         for value in tied:
-            _expect(len(_mapping(path, f"grid: {name}", value)) > 0, path, f"grid: {name}: an entry is empty")
+            set_by = _set_by(name, _mapping(path, f"grid: {name}", value))
+            _expect(len(set_by) > 0, path, f"grid: {name}: an entry sets no parameter")
         twice = [value for place, value in enumerate(values) if value in values[:place]]
         _expect(not twice, path, f"grid: {name}: {twice[:1]} is there twice: remove one")
     return grid
 
 
 def _set_by(axis: str, value) -> dict:
-    """The parameters that one value of an axis sets."""
-    return value if isinstance(value, dict) else {axis: value}
+    """The parameters that one value of an axis sets; the `name` of a mapping is its label, not a parameter."""
+    return {key: one for key, one in value.items() if key != _NAME} if isinstance(value, dict) else {axis: value}
 
 
 def _steps(path: Path, steps) -> list[dict]:
@@ -293,6 +296,8 @@ def _times(label: str, labels: list[str]) -> int:
 
 
 def _label(name: str, value, full: bool) -> str:
+    if isinstance(value, dict) and _NAME in value:
+        return _safe(str(value[_NAME])) or name
     if isinstance(value, (list, dict)):
         parts = [
             _label(key, one, full)

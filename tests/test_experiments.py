@@ -37,7 +37,7 @@ MAKE, PLOT = {"notebook": "01_make"}, {"notebook": "05_plot", "once": True}
             "experiment: x\ngrid: {m: [{a: 1}, b]}\nsteps: [{notebook: a}]",
             "wanted parameters in every entry, or in none",
         ),
-        ("experiment: x\ngrid: {m: [{}]}\nsteps: [{notebook: a}]", "an entry is empty"),
+        ("experiment: x\ngrid: {m: [{}]}\nsteps: [{notebook: a}]", "an entry sets no parameter"),
         ("experiment: x\nshared: [a]\nsteps: [{notebook: a}]", "shared: wanted parameter: value pairs"),
         ("experiment: x\nshared: {cell: a}\nsteps: [{notebook: a}]", "cell is set by the plan"),
     ],
@@ -172,8 +172,7 @@ TRAIN = SHARED + 'step: str = ""  # folder\npairs_of: str = ""  # another model\
 
 
 def planned_over_models(tmp_path, **more):
-    """Two models in cells of their own (called by what pairs_of names, then the model), each trained on its own pairs
-    and on the other's."""
+    """Two models in cells a and b, each trained on its own pairs and on the other's."""
     write_notebook(tmp_path / "notebooks" / "01_collect.ipynb", COLLECT, ["1"])
     write_notebook(tmp_path / "notebooks" / "03_train.ipynb", TRAIN, ["1"])
     steps = [
@@ -181,7 +180,10 @@ def planned_over_models(tmp_path, **more):
         {"notebook": "03_train", "id": "own", "with": {"pairs_of": ""}},
         {"notebook": "03_train", "id": "other"},
     ]
-    models = [{"responder": "m", "pairs_of": "n"}, {"responder": "n", "pairs_of": "m"}]
+    models = [
+        {"name": "a", "responder": "m", "pairs_of": "n"},
+        {"name": "b", "responder": "n", "pairs_of": "m"},
+    ]
     path = write_experiment(tmp_path / "params" / "x.yml", grid={"model": models} | more, steps=steps)
     return plan_steps(read_experiment(path), tmp_path / "notebooks")
 
@@ -189,7 +191,7 @@ def planned_over_models(tmp_path, **more):
 def test_a_step_on_another_models_pairs_waits_for_that_cells_collection(tmp_path):
     planned = planned_over_models(tmp_path)
     assert [f"{step.cell}/{step.id}" for step in planned] == [
-        *("n-m/collect", "n-m/own", "m-n/collect", "n-m/other", "m-n/own", "m-n/other")
+        *("a/collect", "a/own", "b/collect", "a/other", "b/own", "b/other")
     ]
 
 
@@ -198,4 +200,4 @@ def test_among_several_seeds_it_waits_for_its_own(tmp_path):
     names = [f"{step.cell}/{step.id}" for step in planned]
     assert len(set(names)) == len(names) == 12
     for seed in (0, 1):
-        assert names.index(f"m-n+seed-{seed}/collect") == names.index(f"n-m+seed-{seed}/other") - 1
+        assert names.index(f"b+seed-{seed}/collect") == names.index(f"a+seed-{seed}/other") - 1
