@@ -10,11 +10,11 @@
 import json
 from pathlib import Path
 
-from nbutils import collect, paths, records
+from nbutils import collect, paths, poir_texts, records
+from nbutils.poir_texts import TARGETS
 from nbutils.steps import read_manifest
 
 FORMATS = ("jsonl", "trl", "parquet", "hub")
-TARGETS = ("poir", "dpo_awi", "sft", "dpo_awo")
 
 
 def export_pairs(experiment: str, cell: str, kind: str, out: str, target: str = "poir", step: str = "collect") -> str:
@@ -47,11 +47,9 @@ def _with_lineage(pairs: list, folder: Path) -> list[dict]:
 
 
 def _to_train(pairs: list, folder: Path, target: str) -> list[dict]:
-    from nbutils import poir
-
     manifest = read_manifest(folder) or {"parameters": {}}
-    kept, _ = poir.without_delimiter(pairs, target)
-    return poir.examples(kept, target, manifest["parameters"].get("templates", "sandbox"))
+    kept, _ = poir_texts.without_delimiter(pairs, target)
+    return poir_texts.examples(kept, target, manifest["parameters"].get("templates", "sandbox"))
 
 
 def _write_parquet(rows: list[dict], place: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
-from nbutils import arms, poir
+from nbutils import arms, poir_texts
 from nbutils.generate import cut_at, render
 from nbutils.templates import DELIMITER
 
@@ -101,8 +101,11 @@ def tokenizer(trained, request):
 
 def rows(pairs):
     """TRL's rows of (rewrite, response) pairs, each against the first of them."""
-    prompt, sides = poir._turn("user", "tell me about the fox."), [poir.join(*pair) for pair in pairs]
-    made = [{"chosen": poir._turn("assistant", side), "rejected": poir._turn("assistant", sides[0])} for side in sides]
+    prompt, sides = poir_texts.turn("user", "tell me about the fox."), [poir_texts.join(*pair) for pair in pairs]
+    made = [
+        {"chosen": poir_texts.turn("assistant", side), "rejected": poir_texts.turn("assistant", sides[0])}
+        for side in sides
+    ]
     return [{"prompt": prompt} | row for row in made]
 
 
@@ -110,7 +113,7 @@ def test_training_ids_are_those_that_inference_meets(tokenizer):
     """For every rewrite and response: the prompt's ids are generation's input, the ids of rewrite and delimiter do not
     depend on the response, generation that writes them stops at the delimiter's last token and leaves the rewrite."""
     pairs = list(product(REWRITES, RESPONSES))
-    made = poir.tokenize(rows(pairs), "poir", tokenizer, "model")
+    made = poir_texts.tokenize(rows(pairs), "poir", tokenizer, "model")
     head = render("model", tokenizer, rows(pairs)[0]["prompt"])
     stop = StopStringCriteria(tokenizer, [DELIMITER])
     prefixes = {}
@@ -120,7 +123,7 @@ def test_training_ids_are_those_that_inference_meets(tokenizer):
         prefix = prefixes.setdefault(rewrite, ids[:split])
         assert ids[:split] == prefix, (rewrite, response)
         written = tokenizer.decode(ids, skip_special_tokens=True)
-        assert written.strip() == poir.join(rewrite, response), (rewrite, response)
+        assert written.strip() == poir_texts.join(rewrite, response), (rewrite, response)
         assert cut_at(written, (DELIMITER,)) == arms.clean_rewrite(written) == rewrite
     for rewrite, prefix in prefixes.items():
         stopped = [bool(stop(torch.tensor([prefix[:n]]), None)) for n in range(1, len(prefix) + 1)]
@@ -133,7 +136,7 @@ JOINS = {"byte-level BPE": (True, False, False), "Tiktoken": (True, True, False)
 
 
 def test_one_text_would_be_joined_over_the_edges(trained, request):
-    """What `poir.tokenize` is there for. The delimiter's start may be joined: generation writes the same token."""
+    """Why there is `poir_texts.tokenize`. The delimiter's start may be joined: generation writes the same token."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained)
     edges = [("ASSISTANT: ", "the fox"), ("describe the fox in detail.", DELIMITER), (DELIMITER, "the fox eats mice.")]
 
@@ -152,4 +155,4 @@ def test_text_that_no_anchor_sets_apart_is_one_line():
             return {"input_ids": [[len(text)] for text in texts]}
 
     with pytest.raises(ValueError, match="tokenizer joins 'the fox' to whatever stands before it"):
-        poir.continued(Joins(), ["\n"], ["the fox"])
+        poir_texts.continued(Joins(), ["\n"], ["the fox"])

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from nbutils import cli, collect, paths, poir, records
+from nbutils import cli, collect, paths, poir_texts, records
 from nbutils.export import export_pairs
 from nbutils.records import Prompt, Round
 
@@ -36,7 +36,7 @@ def test_jsonl_and_parquet_hold_every_field_and_the_lineage(folder, tmp_path):
 @pytest.mark.parametrize("target", ["poir", "dpo_awi", "sft", "dpo_awo"])
 def test_trl_rows_are_what_03_trains_on(folder, tmp_path, target):
     assert cli.main(["pairs", "export", "e", "--format", "trl", "--target", target, "--out", str(tmp_path / "t")]) == 0
-    wanted = poir.examples(records.read_rows(folder / "pairs.jsonl", records.Pair), target, "sandbox")
+    wanted = poir_texts.examples(records.read_rows(folder / "pairs.jsonl", records.Pair), target, "sandbox")
     assert records.read_rows(tmp_path / "t") == wanted
     assert set(wanted[0]) == ({"prompt", "completion"} if target == "sft" else {"prompt", "chosen", "rejected"})
 

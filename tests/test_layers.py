@@ -21,7 +21,7 @@ LAYERS = (
     ),
     (
         *("training", "rewards", "judge", "theory", "invent", "critique", "arms", "collect", "probe", "frontier"),
-        *("ppo_formulas", "ppo", "alignpro", "poir"),
+        *("ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
     ),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "export", "cli"),
 )

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from nbutils import arms, models, pairs, poir, records, templates
+from nbutils import arms, models, pairs, poir, poir_texts, records, templates
 from nbutils.generate import Sampling
 from nbutils.models import Runtime
 from nbutils.pairs import PreferencePair
@@ -47,9 +47,11 @@ SETTINGS = Settings(
 
 
 def train(folder, pairs=PAIRS, **change):
-    return poir.train(
+    history, lengths = poir.train(
         pairs, "sandbox/prompter", "sandbox/responder", replace(SETTINGS, **change), folder, "sandbox", Runtime(8)
     )
+    assert set(lengths.values()) == {0}
+    return history
 
 
 @pytest.mark.parametrize(
@@ -67,18 +69,18 @@ def train(folder, pairs=PAIRS, **change):
     ],
 )
 def test_each_target_teaches_its_own_text(target, asked, good, bad):
-    row = poir.examples([PAIR], target, "sandbox")[0]
+    row = poir_texts.examples([PAIR], target, "sandbox")[0]
     assert row["prompt"] == [{"role": "user", "content": asked}]
     assert row["completion" if target == "sft" else "chosen"] == [{"role": "assistant", "content": good}]
     assert ("rejected" in row) == (bad is not None) and (bad is None or row["rejected"][0]["content"] == bad)
 
 
-@pytest.mark.parametrize("target", poir.TARGETS)
+@pytest.mark.parametrize("target", poir_texts.TARGETS)
 def test_the_sandbox_is_taught_the_ids_of_the_whole_conversation(target):
     """Its tokenizer joins nothing over an edge, so these are TRL's ids; the split is at the delimiter's end."""
     tokenizer = models.load_tokenizer("sandbox/prompter")
-    texts = poir.examples([PAIR], target, "sandbox")
-    row = poir.tokenize(texts, target, tokenizer, "sandbox/prompter")[0]
+    texts = poir_texts.examples([PAIR], target, "sandbox")
+    row = poir_texts.tokenize(texts, target, tokenizer, "sandbox/prompter")[0]
     side = "completion" if target == "sft" else "chosen"
     whole = tokenizer.apply_chat_template(texts[0]["prompt"] + texts[0][side])["input_ids"]
     assert row["prompt_ids"] + row[f"{side}_ids"] == whole
@@ -89,17 +91,18 @@ def test_the_sandbox_is_taught_the_ids_of_the_whole_conversation(target):
 
 def test_a_raw_template_ends_with_the_end_of_text():
     tokenizer = models.load_tokenizer("sandbox/prompter")
-    assert poir._closing(tokenizer, [{"role": "raw", "content": "x"}]) == tokenizer.eos_token
+    assert poir_texts.closing_of(tokenizer, [{"role": "raw", "content": "x"}]) == tokenizer.eos_token
 
 
-def test_rows_that_do_not_fit_are_counted(capsys):
+def test_rows_that_do_not_fit_are_counted():
     rows = [{"prompt_ids": [1] * 3, "completion_ids": [1] * num} for num in (1, 2)]
     rows += [{"prompt_ids": [1] * 9, "chosen_ids": [1], "rejected_ids": [1] * 2}]
-    assert poir.fitting(rows, 4) == rows[:2]
-    assert capsys.readouterr().out == "max_tokens 4: of 3 pairs 1 cut at the end, 1 left out: no room\n"
-    assert poir.fitting(rows, 11) == rows and not capsys.readouterr().out
+    kept, counts = poir_texts.fitting(rows, 4)
+    assert kept == rows[:2] and list(counts.values()) == [1, 1]
+    kept, counts = poir_texts.fitting(rows, 11)
+    assert kept == rows and list(counts.values()) == [0, 0]
     with pytest.raises(ValueError, match="the shortest prompt alone has 3 tokens"):
-        poir.fitting(rows, 3)
+        poir_texts.fitting(rows, 3)
 
 
 # The delimiter in a text of the pairs
@@ -114,7 +117,7 @@ def test_pairs_that_hold_the_delimiter_are_left_out_or_refused(target, held):
         replace(PAIR, good_response="### Response\nthe fox"),
     ]
     fine = replace(PAIR, prompt="what does ### Response mean, or a line such as\n#### Response\nin a prompt?")
-    kept, left_out = poir.without_delimiter([PAIR, *broken, fine], target)
+    kept, left_out = poir_texts.without_delimiter([PAIR, *broken, fine], target)
     assert len(left_out) == held and fine in kept and len(kept) + held == 5
     settings = replace(SETTINGS, target=target)
     poir.check(settings, kept)
@@ -131,8 +134,8 @@ def test_preference_pairs_train_dpo_awo_alone(tmp_path):
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found, counts = pairs.load(str(tmp_path / "set.jsonl"))
     assert counts["kept"] == 8 and isinstance(found[0], PreferencePair)
-    assert poir.examples(found, "dpo_awo", "sandbox") == poir.examples(PAIRS, "dpo_awo", "sandbox")
-    assert poir.without_delimiter(found, "poir") == (found, [])
+    assert poir_texts.examples(found, "dpo_awo", "sandbox") == poir_texts.examples(PAIRS, "dpo_awo", "sandbox")
+    assert poir_texts.without_delimiter(found, "poir") == (found, [])
     poir.check(replace(SETTINGS, target="dpo_awo"), found)
     with pytest.raises(ValueError, match="hold responses and no rewrites; wanted target dpo_awo"):
         poir.check(SETTINGS, found)
@@ -144,8 +147,8 @@ def test_preference_pairs_train_dpo_awo_alone(tmp_path):
 def make_trainer(folder, pairs=PAIRS, **change):
     settings = replace(SETTINGS, train_batch_size=len(pairs), **change)
     tokenizer = models.load_tokenizer("sandbox/prompter")
-    rows = poir.examples(pairs, settings.target, "sandbox")
-    rows = poir.tokenize(rows, settings.target, tokenizer, "sandbox/prompter")
+    rows = poir_texts.examples(pairs, settings.target, "sandbox")
+    rows = poir_texts.tokenize(rows, settings.target, tokenizer, "sandbox/prompter")
     return poir._trainer("sandbox/prompter", rows, tokenizer, settings, folder, Runtime(8)), rows
 
 
