@@ -72,9 +72,9 @@ def rewrite(
     cell: Annotated[str, typer.Option(help="one combination of the experiment's grid")] = "main",
 ):
     """Send one prompt through a trained arm: print the rewrite and the response."""
-    from nbutils import arms
+    from nbutils import answering
 
-    rewrites, response = arms.rewrite_and_respond(experiment, cell, arm, prompt)
+    rewrites, response = answering.rewrite_and_respond(experiment, cell, arm, prompt)
     for text in rewrites:
         print(f"rewrite:  {text}")
     print(f"response: {response}")

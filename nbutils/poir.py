@@ -213,7 +213,7 @@ def rewritten(
     runtime: Runtime = Runtime(),
     journal: Journal | None = None,
 ) -> list[Generation]:
-    """What an arm's first prompter writes for each prompt, as `arms.answer` asks it: the same journal, nothing twice.
+    """What an arm's first prompter writes for each prompt, asked as `answering.answer` does: nothing is asked twice.
 
     finish "length": it reached neither the delimiter nor its own end within max_new_tokens, and was cut there.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_project import make_project, write_experiment
 
-from nbutils import arms, cli, report, runner
+from nbutils import answering, cli, report, runner
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -118,7 +118,7 @@ def test_rewrite_prints_each_rewrite_and_the_response(project, capsys, monkeypat
     def answer(experiment, cell, arm, prompt):
         return [f"{prompt} in detail", "again"], f"{arm} of {experiment}/{cell} says"
 
-    monkeypatch.setattr(arms, "rewrite_and_respond", answer)
+    monkeypatch.setattr(answering, "rewrite_and_respond", answer)
     assert cli.main(["rewrite", "--experiment", "tiny", "--arm", "poir", "the otter"]) == 0
     wanted = "rewrite:  the otter in detail\nrewrite:  again\nresponse: poir of tiny/main says\n"
     assert capsys.readouterr().out == wanted

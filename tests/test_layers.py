@@ -20,8 +20,8 @@ LAYERS = (
         *("margins", "tables", "paper", "poir_printed", "poir_paper", "plots", "gather"),
     ),
     (
-        *("training", "rewards", "judge", "theory", "invent", "critique", "arms", "collect", "probe", "frontier"),
-        *("ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
+        *("training", "rewards", "judge", "theory", "invent", "critique", "arms", "answering", "collect", "probe"),
+        *("frontier", "ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
     ),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "export", "cli"),
 )

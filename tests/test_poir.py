@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from nbutils import arms, models, pairs, poir, poir_texts, records, templates
+from nbutils import answering, arms, models, pairs, poir, poir_texts, records, templates
 from nbutils.generate import Sampling
 from nbutils.models import Runtime
 from nbutils.pairs import PreferencePair
@@ -274,7 +274,7 @@ def test_every_target_trains_and_becomes_an_arm(tmp_path, target, policy):
     assert len(history) == 2 and all(row["loss"] > 0 and "margin_rewrite" not in row for row in history)
     arm = arms.build(target, tmp_path, "sandbox/prompter", "sandbox/responder")
     assert (len(arm.prompters) == 1) == (policy == "prompter")
-    made = arms.answer(
+    made = answering.answer(
         arm, [Prompt("id", PAIR.prompt, "s")], 1, "sandbox", Sampling(max_new_tokens=32), Sampling(max_new_tokens=32)
     )
     assert made[0].response and templates.DELIMITER.strip() not in made[0].rewrite
@@ -326,7 +326,7 @@ def test_rewrites_that_reach_no_end_are_told_apart_and_asked_once(tmp_path):
         num_asked = len(journal)
         rows = [Prompt(records.prompt_id(prompt), prompt, "s") for prompt in prompts]
         short, long = Sampling(max_new_tokens=64), Sampling(max_new_tokens=8)
-        made = arms.answer(arm, rows, 1, "sandbox", short, long, journal=journal)
+        made = answering.answer(arm, rows, 1, "sandbox", short, long, journal=journal)
         assert len(journal) == num_asked + len({row.rewrite for row in made})
     assert [arms.clean_rewrite(each.text) for each in written] == [row.rewrites[0] for row in made]
     assert poir.rewritten(arms.build("nan", tmp_path, "x", "y"), prompts, "sandbox", short) == []
