@@ -15,7 +15,20 @@ from nbutils import paths, stats
 
 pd.set_option("mode.string_storage", "python")  # Arrow's strings refuse lone surrogates, which models do write
 
-ARMS = ("nan", "untrained", "alignpro", "rlhf", "poir", "dpo_awi", "sft", "dpo_awo", "bpo", "poir_s1", "tilted")
+ARMS = (
+    "nan",
+    "untrained",
+    "alignpro",
+    "rlhf",
+    "poir",
+    "poir_other",
+    "dpo_awi",
+    "sft",
+    "dpo_awo",
+    "bpo",
+    "poir_s1",
+    "tilted",
+)
 SUMMARY_COLUMNS = (
     *("cell", "prompt_set", "arm", "num_prompts", "mean_reward", "mean_reward_low", "mean_reward_high"),
     *("reward_variance", "win", "tie", "lose", "unscored", "win_rate", "win_rate_low", "win_rate_high"),

@@ -1,5 +1,7 @@
 """An experiment file is checked before any work, and unfolds into steps with folders and resolved parameters."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from tiny_project import SHARED, make_project, write_experiment, write_notebook
 from nbutils.experiments import _cells, default_id, plan_steps, read_experiment
 from nbutils.paths import check_name
 
+ROOT = Path(__file__).resolve().parents[1]
 MAKE, PLOT = {"notebook": "01_make"}, {"notebook": "05_plot", "once": True}
 
 
@@ -201,3 +204,8 @@ def test_among_several_seeds_it_waits_for_its_own(tmp_path):
     assert len(set(names)) == len(names) == 12
     for seed in (0, 1):
         assert names.index(f"b+seed-{seed}/collect") == names.index(f"a+seed-{seed}/other") - 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_experiment_file_of_the_project_fits_the_notebooks(path):
+    assert plan_steps(read_experiment(path), ROOT / "notebooks")

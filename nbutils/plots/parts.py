@@ -20,6 +20,7 @@ ARM_COLORS = {
     "alignpro": "#0072b2",
     "rlhf": "#222222",
     "poir": "#d55e00",
+    "poir_other": "#cc6677",
     "dpo_awi": "#e69f00",
     "sft": "#009e73",
     "dpo_awo": "#cc79a7",
@@ -27,7 +28,7 @@ ARM_COLORS = {
     "poir_s1": "#999933",
     "tilted": "#44aa99",
 }
-OTHER_COLORS = ("#332288", "#117733", "#aa4499", "#ddaa33", "#88ccee", "#cc6677", "#6a51a3", "#8c6d31")
+OTHER_COLORS = ("#332288", "#117733", "#aa4499", "#ddaa33", "#88ccee", "#6a51a3", "#8c6d31")
 OUTCOME_COLORS = {"win": "#2a8a82", "tie": "#d9d9d9", "lose": "#c58a45"}
 INK, FAINT = "#222222", "#6b6b6b"
 REWARD_UNITS = "reward (reward-model units)"
