@@ -113,7 +113,7 @@ def _take(found: Invention, made, shots: list[str], num_prompts: int, refuse, no
         reason = refuse(text)
         if reason is None:
             new, nearest = novelty.accept(text)
-            reason = None if new else "not new"
+            reason = None if new else "duplicate" if (text, 1.0) in nearest else "too similar"
         found.counts[reason or "accepted"] += 1
         if reason:
             _example(found, reason, text)

@@ -32,6 +32,14 @@ def test_pool_that_stops_growing_ends_with_a_message():
     assert made.counts["unparsed"] == 2 * 4 * 5  # two instructions, four calls, five batches
 
 
+def test_copies_and_near_copies_of_the_pool_are_told_apart():
+    """Instruction 1 is a seed with ` now` behind it: with the threshold at 0.7 it is too near, after that a copy."""
+    made = run("fakes:collector", 6, threshold=0.5)
+    assert made.counts["too similar"] > 0 and "duplicate" not in made.counts
+    assert made.examples["too similar"][0].endswith(" now")
+    assert run("fakes:collector", 30).counts["duplicate"] > 0  # with the threshold at 1 nothing else is refused
+
+
 def test_no_seeds_is_one_line():
     with pytest.raises(ValueError, match="no usable seed prompt"):
         run("fakes:collector", seeds=())
