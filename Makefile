@@ -4,6 +4,8 @@ PYTHON ?= python3
 # The torch to install, e.g. TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 EXPERIMENT ?= params/sandbox.yml
+# Test files at a time, each with one thread and about 1 GB of memory.
+WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
 WORKBOOK := $(VENV_PYTHON) -m nbutils.cli
@@ -35,13 +37,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV_PYTHON) -m pip install $(TORCH)
 	@sed '/^torch==/d' constraints.txt > .venv/constraints.txt
 	$(VENV_PYTHON) -m pip install -c .venv/constraints.txt -e ".[dev]"
+	@echo "What the tests need of the extra [benchmarks], which is 190 MB as a whole:"
+	$(VENV_PYTHON) -m pip install --no-deps -c .venv/constraints.txt lm-eval sacrebleu portalocker tabulate colorama lxml
 	@pwd -P > $(INSTALLED)
 
 sandbox: setup ## run the whole experiment on the embedded sandbox: no network, GPU or key
 	$(WORKBOOK) run params/sandbox.yml
 
 test: lint ## lint, then run all tests
-	HF_HUB_OFFLINE=1 $(VENV_PYTHON) -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## check style without changing anything
 	$(VENV_PYTHON) -m ruff check .

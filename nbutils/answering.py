@@ -127,18 +127,44 @@ def answer(
     rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
     texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
     label = (lambda what: f"{arm.name}: {what}") if progress else (lambda what: None)
-    if arm.tilt:
-        trail = tilted_rewrites(
-            arm, texts, samples, folder, rewriting, responding, runtime, journal, label("rewrites and their rewards")
-        )
-    elif arm.loop:
-        trail = criticised_rewrites(arm, texts, samples, folder, responding, runtime, journal, label(""))
-    else:
-        trail = rewrite(arm, texts, samples, folder, rewriting, runtime, journal, label("rewrites"))
+    trail = rewrites_of(arm, texts, samples, folder, rewriting, responding, runtime, journal, label("rewrites"))
     finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
     made = generate(arm.responder, finals, responding, runtime, journal, samples, label=label("responses"))
     columns = zip(rows, finals, trail, made, strict=True)
     return [_answer(arm, *row, final, steps, generation) for row, final, steps, generation in columns]
+
+
+def rewrites_of(
+    arm: Arm,
+    prompts: list[str],
+    samples: list[int],
+    folder: str,
+    rewriting: Sampling,
+    responding: Sampling,
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    label: str | None = None,
+) -> list[list[str]]:
+    """The rewrites of each prompt by any arm, one per prompter in sequence; empty lists for an arm that has none."""
+    if arm.tilt:
+        trail = tilted_rewrites(arm, prompts, samples, folder, rewriting, responding, runtime, journal, label)
+    elif arm.loop:
+        trail = criticised_rewrites(arm, prompts, samples, folder, responding, runtime, journal, label and f"{label}, ")
+    elif arm.fixed:
+        template = templates.load(arm.fixed, folder)
+        trail = [[templates.messages(template, prompt=text)[-1]["content"]] for text in prompts]
+    else:
+        trail = rewrite(arm, prompts, samples, folder, rewriting, runtime, journal, label)
+    return others(prompts, samples, trail, rewriting.seed) if arm.shuffled else trail
+
+
+def others(prompts: list[str], samples: list[int], trail: list[list[str]], seed: int) -> list[list[str]]:
+    """For each prompt the rewrites made of another prompt, with the same sample number: the next one in an order drawn
+    by seed. A prompt that is alone keeps its own."""
+    found = {key: steps for key, steps in zip(zip(prompts, samples, strict=True), trail, strict=True)}
+    ring = sorted(set(prompts), key=lambda prompt: paths.sha256_json([seed, prompt]))
+    following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
+    return [found.get((following[p], s), steps) for p, s, steps in zip(prompts, samples, trail, strict=True)]
 
 
 def last_sent(prompt: str, trail: list[str]) -> str:

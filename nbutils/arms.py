@@ -2,14 +2,14 @@
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbutils import models, paths, templates
 from nbutils.critique import Loop
 
 BPO_MODEL = "THUDM/BPO"
-BUILT_IN = ("nan", "untrained", "tilted", "poir_s1", "bpo")
+BUILT_IN = ("nan", "untrained", "tilted", "poir_s1", "bpo", "length_matched")
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,19 @@ class Tilt:
 
 @dataclass(frozen=True)
 class Arm:
-    """x → prompters[0] → … → x' → responder → y; with a tilt x' is chosen among the one prompter's rewrites, with a
-    loop the one prompter criticises the responder's answers and rewrites."""
+    """x → prompters[0] → … → x' → responder → y.
+
+    With a tilt x' is chosen among the one prompter's rewrites; with a loop the one prompter criticises the responder's
+    answers and rewrites; fixed: a template whose text is x', without any prompter; shuffled: x' is another prompt's.
+    """
 
     name: str
     prompters: tuple[Prompter, ...]
     responder: str
     tilt: Tilt | None = None
     loop: Loop | None = None
+    fixed: str | None = None
+    shuffled: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,21 @@ class Options:
 
 
 def build(name: str, cell_folder: Path, prompter: str, responder: str, options: Options = Options()) -> Arm:
-    """The arm called name: a training step of this cell (see its arm.json), one of BUILT_IN, or chain:a+b.
+    """The arm called name: a training step of this cell (see its arm.json), one of BUILT_IN, chain:a+b or shuffled:a.
 
-    A training step may be called bpo, and then stands in for the published model. Raises ValueError for a name that
-    is none of them, naming the closest, for tilted without a tilt, and for tilted or poir_s1 in a chain.
+    Two are controls: length_matched asks for more detail with the same words behind every prompt, shuffled:a sends the
+    rewrite that arm a made of another prompt. A training step may be called bpo, and then stands in for the published
+    model. Raises ValueError for a name that is none of them, naming the closest, for tilted without a tilt, and for
+    what has no place in a chain.
     """
     if name.startswith("chain:"):
         links = [build(part, cell_folder, prompter, responder, options) for part in name[6:].split("+")]
-        alone = [arm.name for arm in links if arm.tilt or arm.loop]
+        alone = [arm.name for arm in links if arm.tilt or arm.loop or arm.fixed or arm.shuffled]
         if alone:
             raise ValueError(f"arm {alone[0]!r} stands for itself: it has no place in a chain")
         return Arm(name, tuple(link for arm in links for link in arm.prompters), responder)
+    if name.startswith("shuffled:"):
+        return replace(build(name[9:], cell_folder, prompter, responder, options), name=name, shuffled=True)
     trained = Path(cell_folder) / name / "arm.json"
     if name not in BUILT_IN or (name == "bpo" and trained.exists()):
         return _trained(name, Path(cell_folder), responder)
@@ -77,13 +86,14 @@ def build(name: str, cell_folder: Path, prompter: str, responder: str, options: 
         "tilted": Arm(name, base, responder, tilt=options.tilt),
         "poir_s1": Arm(name, base, responder, loop=options.loop),
         "bpo": Arm(name, (Prompter(options.bpo, "bpo"),), responder),
+        "length_matched": Arm(name, (), responder, fixed="more_detail"),
     }[name]
 
 
 def _trained(name: str, cell_folder: Path, responder: str) -> Arm:
     path = cell_folder / name / "arm.json"
     if not path.exists():
-        known = [*BUILT_IN, "chain:a+b", *sorted(p.parent.name for p in cell_folder.glob("*/arm.json"))]
+        known = [*BUILT_IN, "chain:a+b", "shuffled:a", *sorted(p.parent.name for p in cell_folder.glob("*/arm.json"))]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise ValueError(
@@ -94,6 +104,12 @@ def _trained(name: str, cell_folder: Path, responder: str) -> Arm:
     if trained["policy"] == "responder":
         return Arm(name, (), model)
     return Arm(name, (Prompter(model, trained["template"], trained["stop"]),), responder)
+
+
+def links(name: str) -> list[str]:
+    """The arms that an arm's name is made of: a and b of chain:a+b, a of shuffled:a, else itself."""
+    name = name.removeprefix("shuffled:")
+    return name[6:].split("+") if name.startswith("chain:") else [name]
 
 
 def write_arm(folder: Path, policy: str, template: str | None, stop: str | None) -> Path:

@@ -68,7 +68,7 @@ def count(made: Invention, prompts: list[Prompt], rounds: list[Round], pairs: li
     asked = sum(made.counts.values())
     funnel = {
         "instructions asked for": asked,
-        "readable": asked - made.counts["unparsed"],
+        "readable": asked - made.counts["unparsed"] - made.counts["no answer"],
         "accepted by every filter": made.counts["accepted"],
         "not close to a test prompt": len(prompts),
         "scored": len({each.prompt_id for each in rounds if each.score is not None}),

@@ -101,9 +101,7 @@ def _evaluate(ask: _Asker, active: list[tuple[Prompt, str]], number: int) -> lis
     template = templates.load("critique", ask.folder)
     heard = [(row, made.text) for (row, _), made in zip(active, answers, strict=True) if not made.reason]
     asked = [templates.messages(template, prompt=row.prompt, response=text) for row, text in heard]
-    found = _until_parsed(
-        ask, asked, templates.parse_critique, lambda each: each.score is not None, number, "critiques"
-    )
+    found = _until_parsed(ask, asked, _read_critique, lambda each: each.score is not None, number, "critiques")
     critiques = dict(zip([row.prompt_id for row, _ in heard], found, strict=True))
     rounds = []
     for (row, text), made in zip(active, answers, strict=True):
@@ -120,7 +118,7 @@ def _revise(ask: _Asker, going_on: list[Prompt], rounds: dict, number: int) -> l
     asked = [
         templates.messages(template, prompt=last.prompt, critique=last.critique or "") for last in lasts
     ]  # fmt: skip
-    found = _until_parsed(ask, asked, templates.parse_rewrite, lambda each: each[0] is not None, number, "rewrites")
+    found = _until_parsed(ask, asked, _read_rewrite, lambda each: each[0] is not None, number, "rewrites")
     kept = []
     for row, last, ((text, reason), raw) in zip(going_on, lasts, found, strict=True):
         reason = reason or _unusable(text, last)
@@ -140,6 +138,14 @@ def _unusable(rewrite: str, last: Round) -> str | None:
     return "rewrite answers the prompt" if novelty.is_answer(rewrite, last.prompt, last.response) else None
 
 
+def _read_critique(made: Generation) -> templates.Critique:
+    return templates.Critique(None, None, made.reason) if made.reason else templates.parse_critique(made.text)
+
+
+def _read_rewrite(made: Generation) -> tuple[str | None, str | None]:
+    return (None, made.reason) if made.reason else templates.parse_rewrite(made.text)
+
+
 def _until_parsed(ask: _Asker, asked: list, parse, is_good, number: int, label: str) -> list[tuple]:
     """[(parsed, raw text)] of each request, asked up to num_retries more times while `is_good` refuses it."""
     found: list = [None] * len(asked)
@@ -149,7 +155,7 @@ def _until_parsed(ask: _Asker, asked: list, parse, is_good, number: int, label: 
         requests = [asked[i] for i in pending]
         texts = _generate(ask, ask.model, requests, critiquing, number, attempt, label)
         for i, made in zip(pending, texts, strict=True):
-            found[i] = (parse(made.text), made.text)
+            found[i] = (parse(made), made.text)
         pending = [i for i in pending if not is_good(found[i][0])]
         if not pending:
             break

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbutils import paths, records, stats, templates  # tables lets pandas hold lone surrogates
+from nbutils import health, paths, records, stats, templates  # tables lets pandas hold lone surrogates
 from nbutils.steps import Step, read_manifest
 
 ORDERS = ("arm_first", "baseline_first")
@@ -16,7 +16,7 @@ ORDERS = ("arm_first", "baseline_first")
 
 @dataclass(frozen=True)
 class Evaluations:
-    """answers and verdicts of all cells, with a column `cell`; cells: their names, in order.
+    """answers, verdicts and controls of all cells, with a column `cell`; cells: their names, in order.
 
     models: {cell: {"prompter": ..., "responder": ...}} as the manifest of the cell's evaluation names them; a cell
     without manifest is not in it.
@@ -25,15 +25,23 @@ class Evaluations:
     cells: list[str]
     answers: pd.DataFrame
     verdicts: pd.DataFrame
+    controls: pd.DataFrame
     models: dict[str, dict[str, str]]
 
     def by_cell(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         for name in self.cells:
             yield name, self.answers[self.answers.cell == name], self.verdicts[self.verdicts.cell == name]
 
+    def health_cards(self) -> pd.DataFrame:
+        """health.card of every cell, one below the other."""
+        controls = self.controls
+        cards = [health.card(a, v, controls[controls.cell == name], name) for name, a, v in self.by_cell()]
+        return pd.concat(cards, ignore_index=True)
+
 
 def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
-    """answers.jsonl and verdicts.jsonl of the evaluation steps in cells (empty: every cell that has one).
+    """answers.jsonl, verdicts.jsonl and, where there is one, controls.jsonl of the evaluation steps in cells (empty:
+    every cell that has one).
 
     Raises FileNotFoundError, naming 04_evaluate, when there is nothing to read.
     """
@@ -42,14 +50,17 @@ def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
         {path.parent.parent.name for path in root.glob("*/*/answers.jsonl") if path.parent.name in steps}
     )
     answers, verdicts, models = [], [], {}
+    controls = [pd.DataFrame(columns=[*records.Control.__dataclass_fields__, "cell"])]
     for name in names or ["main"]:
         for step in steps:
             folder = root / name / step
             answers.append(_rows(run.input(folder / "answers.jsonl", "04_evaluate"), records.Answer, name))
             verdicts.append(_rows(run.input(folder / "verdicts.jsonl", "04_evaluate"), records.Verdict, name))
+            if (folder / "controls.jsonl").exists():
+                controls.append(_rows(run.input(folder / "controls.jsonl", "04_evaluate"), records.Control, name))
             if found := _models(run, folder):
                 models.setdefault(name, found)
-    return Evaluations(names, pd.concat(answers, ignore_index=True), pd.concat(verdicts, ignore_index=True), models)
+    return Evaluations(names, *(pd.concat(each, ignore_index=True) for each in (answers, verdicts, controls)), models)
 
 
 def _models(run: Step, folder: Path) -> dict[str, str]:
@@ -100,6 +111,18 @@ def probes(run: Step, cells: list[str]) -> list[Probed]:
             continue
         shifts = _rows(run.input(path.with_name("shifts.jsonl"), path.parent.name), records.Shift, "")
         found.append(Probed(path.parent.parent.name, path.parent.name, manifest["parameters"], samples, shifts))
+    return found
+
+
+def benchmarks(run: Step, cells: list[str], steps: list[str]) -> tuple[list[dict], list[dict]]:
+    """(scores, questions) of 04's benchmarks in all cells, with a column cell; empty lists where there are none."""
+    root, found = run.folder.parent.parent, ([], [])
+    for cell in cells:
+        for step in steps:
+            for rows, name in zip(found, ("benchmarks.jsonl", "benchmark_questions.jsonl"), strict=True):
+                path = root / cell / step / name
+                if path.exists():
+                    rows += [row | {"cell": cell} for row in records.read_rows(run.input(path, "04_evaluate"))]
     return found
 
 

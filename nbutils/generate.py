@@ -5,53 +5,17 @@ to the filtered log-probabilities comes noise that is a hash of (request seed, p
 is taken, which is an exact draw. APIs get the request's seed as their own.
 """
 
-import os
-import random
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from jinja2.exceptions import TemplateError
 from tqdm import tqdm
 
-from nbutils import models, paths
+from nbutils import api, models, paths
 from nbutils.models import Runtime
 from nbutils.records import Journal
+from nbutils.texts import Generation, Sampling, request, request_seed
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
-_DEADLINE_SECONDS = 300.0
-_BREAKER = 8  # calls that fail in a row before an API is given up
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; top_p 1 and top_k 0 are off; generation ends before the first of `stop`."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 256
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Generation:
-    """text; num_tokens generated; finish: stop | length | None; reason: why there is no text, or None."""
-
-    text: str
-    num_tokens: int
-    finish: str | None
-    reason: str | None = None
-
-
-class ApiError(RuntimeError):
-    """The API refused in a way that more calls cannot mend: key, quota, request, or too many failures in a row."""
-
-
-def messages_of(prompt) -> list[dict]:
-    """A bare prompt as one user message; a list of messages as it is."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
 def generate(
@@ -71,12 +35,12 @@ def generate(
     back with its reason.
     """
     identity, shared = models.identity(model), asdict(sampling)
-    requests = [_request(identity, prompt, shared, sample) for prompt, sample in _zip(prompts, samples)]
+    requests = [request(identity, prompt, shared, sample) for prompt, sample in _zip(prompts, samples)]
     keys = [paths.sha256_json(request) for request in requests]
     known = {key: journal.get(key) for key in keys if journal is not None and key in journal}
     answers = {key: Generation(**value) for key, value in known.items()}
     unique = dict(zip(keys, requests, strict=True))
-    backend = {"api": _generate_api, "callable": _generate_callable}.get(models.kind(model), _generate_local)
+    backend = {"api": api.generate_api, "callable": _generate_callable}.get(models.kind(model), _generate_local)
     bar = tqdm(total=len(unique), initial=len(answers), desc=label, disable=label is None, mininterval=1.0)
     with bar:
         for batch in backend(model, unique, answers, sampling, runtime, journal):
@@ -94,23 +58,6 @@ def _is_final(answer: Generation) -> bool:
 
 def _zip(prompts: list, samples: list[int] | None):
     return zip(prompts, samples if samples is not None else [0] * len(prompts), strict=True)
-
-
-def _request(identity: str, prompt, sampling: dict, sample: int) -> dict:
-    """All that the text depends on, and nothing else: its hash is the journal's key."""
-    return {
-        "schema": 1,
-        "model": identity,
-        "messages": messages_of(prompt),
-        "sampling": sampling,
-        "sample": sample,
-    }
-
-
-def request_seed(request: dict) -> int:
-    """63-bit seed of a request, from its messages, sampling seed and sample index (not the model)."""
-    named = [request["messages"], request["sampling"]["seed"], request["sample"]]
-    return int(paths.sha256_json(named)[:16], 16) >> 1
 
 
 # --- local models -----------------------------------------------------------------------------------------------
@@ -295,96 +242,3 @@ def _generate_callable(model, unique, answers, sampling, runtime, journal):
         batch = pending[start : start + runtime.batch_size]
         texts = [cut_at(function(unique[key]["messages"]), sampling.stop) for key in batch]
         yield [(key, Generation(text, len(text.split()), "stop")) for key, text in zip(batch, texts, strict=True)]
-
-
-# --- OpenAI-compatible APIs -------------------------------------------------------------------------------------
-
-
-def _generate_api(model, unique, answers, sampling, runtime, journal):
-    import openai
-
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise ApiError(f"{model}: OPENAI_API_KEY is not set (and OPENAI_BASE_URL, unless the server is OpenAI's)")
-    client = openai.OpenAI(max_retries=0, timeout=60.0)
-    name = model.removeprefix("api:")
-    pending = [key for key in unique if key not in answers]
-    failures, fatal = 0, None
-    with ThreadPoolExecutor(max_workers=runtime.batch_size) as pool:
-        calls = {pool.submit(_ask, client, name, unique[key], sampling, key, journal): key for key in pending}
-        for call in as_completed(calls):
-            if call.cancelled():
-                continue
-            try:
-                answer = call.result()
-            except ApiError as error:  # what is under way may still answer, and has been paid for: keep it
-                fatal = fatal or error
-                pool.shutdown(wait=False, cancel_futures=True)
-                continue
-            failures = failures + 1 if answer.reason else 0
-            if failures >= _BREAKER and fatal is None:
-                fatal = ApiError(
-                    f"{model}: {failures} calls failed in a row, the last: {answer.reason}; run again later"
-                )
-                pool.shutdown(wait=False, cancel_futures=True)
-            yield [(calls[call], answer)]
-    if fatal:
-        raise fatal
-
-
-def _ask(client, name: str, request: dict, sampling: Sampling, key: str, journal: Journal | None) -> Generation:
-    """One answer, with retries of what may pass (429, 5xx, connection, broken body) until the deadline."""
-    import openai
-
-    deadline, attempt = time.monotonic() + _DEADLINE_SECONDS, 0
-    while True:
-        if journal is not None:
-            journal.append(f"{key}#attempt{time.time_ns()}", {"model": name})
-        try:
-            return _parse_completion(_complete(client, name, request, sampling))
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise ApiError(
-                f"api:{name} refused the call ({error.status_code}): check key, base URL and model"
-            ) from None
-        except openai.RateLimitError as error:
-            if error.code == "insufficient_quota":
-                raise ApiError(f"api:{name}: the account's quota is used up") from None
-            reason, wait = "rate limit", _retry_after(error)
-        except openai.BadRequestError as error:
-            return Generation("", 0, None, f"bad request: {str(error)[:200]}")
-        except (openai.APIConnectionError, openai.InternalServerError, openai.APIResponseValidationError) as error:
-            reason, wait = type(error).__name__, None
-        except (ValueError, TypeError, IndexError, AttributeError) as error:
-            reason, wait = f"broken answer ({type(error).__name__})", None
-        wait = wait if wait is not None else random.uniform(0, min(30.0, 0.5 * 2**attempt))
-        if time.monotonic() + wait > deadline or attempt >= 8:
-            return Generation("", 0, None, f"{reason}, given up after {attempt + 1} calls")
-        time.sleep(wait)
-        attempt += 1
-
-
-def _complete(client, name: str, request: dict, sampling: Sampling):
-    extra = {"top_k": sampling.top_k} if sampling.top_k else None
-    return client.chat.completions.create(
-        model=name,
-        messages=request["messages"],
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_new_tokens,
-        seed=request_seed(request) % 2**31,
-        extra_body=extra,
-        **({"stop": list(sampling.stop)} if sampling.stop else {}),
-    )
-
-
-def _parse_completion(completion) -> Generation:
-    """ValueError when the body carries no text: empty text is no answer."""
-    choice = completion.choices[0]
-    if not choice.message.content:
-        raise ValueError("empty content")
-    tokens = completion.usage.completion_tokens if completion.usage else len(choice.message.content.split())
-    return Generation(choice.message.content, tokens, "length" if choice.finish_reason == "length" else "stop")
-
-
-def _retry_after(error) -> float | None:
-    value = error.response.headers.get("retry-after", "")
-    return float(value) if value.replace(".", "", 1).isdigit() else None

@@ -102,7 +102,10 @@ def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], settings: S
 
 
 def _take(found: Invention, made, shots: list[str], num_prompts: int, refuse, novelty: NoveltyFilter) -> None:
-    """Sort one call's instructions into accepted rows and counted refusals."""
+    """Sort one call's instructions into accepted rows and counted refusals; a call that failed was to bring two."""
+    if made.reason:
+        found.counts["no answer"] += 2
+        return _example(found, "no answer", made.reason)
     texts = templates.parse_instructions(made.text)[:2]
     found.counts["unparsed"] += 2 - len(texts)
     if len(texts) < 2:

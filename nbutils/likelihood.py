@@ -6,8 +6,9 @@ a word in an unusual way.
 """
 
 from nbutils import models
-from nbutils.generate import Sampling, cut_batches, filter_scores, messages_of, render, run_batches
+from nbutils.generate import Sampling, cut_batches, filter_scores, render, run_batches
 from nbutils.models import Runtime
+from nbutils.texts import messages_of
 
 
 def log_probabilities(

@@ -11,10 +11,11 @@ import importlib.util
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbutils import paths
+from nbutils.spending import Limits
 
 SANDBOX = {
     "prompter": "weights/base",
@@ -25,6 +26,7 @@ SANDBOX = {
     "judge": "nbutils.sandbox.judge:answer",
     "gold": "nbutils.sandbox.gold:score",
 }
+REWARD = "reward:"  # before a model's reference, where a judge is wanted: a reward model that judges
 _SMALL = 20_000_000  # parameters
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -32,16 +34,22 @@ _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class Runtime:
-    """How models run here. batch_size: requests per forward pass, or in flight for an API."""
+    """How models run here. batch_size: requests per forward pass, or in flight for an API; limits: to what paid calls
+    may cost."""
 
     batch_size: int = 64
     device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: str = ""
+    limits: Limits = field(default=Limits(), compare=False)
 
 
 def resolve(ref: str) -> str:
-    """The local folder (absolute), hub id, api:<model> or <module>:<function> behind ref. ValueError if it is none."""
+    """The local folder (absolute), hub id, api:<model> or <module>:<function> behind ref. ValueError if it is none.
+
+    A judge's `reward:` in front of a reference says what the model is used for, and is no part of its name.
+    """
+    ref = ref.removeprefix(REWARD)
     if ref.startswith("sandbox/"):
         return _sandbox(ref.removeprefix("sandbox/"))
     if ref.startswith("api:") or _CALLABLE.fullmatch(ref):
@@ -149,7 +157,7 @@ def identity(ref: str) -> str:
     if kind(ref) == "callable":
         return target + ":" + "".join(paths.sha256_file(path) for path in local_files(ref))
     if kind(ref) == "api":
-        return f"{os.environ.get('OPENAI_BASE_URL', '')} {target}"
+        return f"{os.environ.get('OPENAI_BASE_URL', '').rstrip('/')} {target}"
     return target
 
 

@@ -100,8 +100,8 @@ def _variance(prompts, rewards, seed: int) -> stats.Estimate:
     sums = pd.DataFrame({"num": rewards.notna(), "sum": centred, "squares": centred**2}).groupby(prompts.array).sum()
     rows = sums[sums["num"] > 0].to_numpy(dtype=float)  # (num_prompts, 3)
 
-    def statistic(rows):
-        num, total, squares = np.moveaxis(rows.sum(axis=-2), -1, 0)
+    def statistic(sums):
+        num, total, squares = np.moveaxis(sums, -1, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.maximum(squares - total**2 / num, 0) / (num - 1)
 

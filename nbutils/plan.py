@@ -3,6 +3,7 @@
 Nothing here reaches the network, loads a model or imports torch.
 """
 
+import math
 import os
 import sys
 import textwrap
@@ -95,7 +96,8 @@ def used_models(step: PlannedStep) -> dict[str, str]:
     names = set(_USED.get(step.notebook[:2], MODEL_PARAMETERS))
     if step.notebook[:2] in ("02", "03") and trained_parameter(step) == "responder":
         names = names - {"prompter"} | {"responder"}
-    return {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
+    used = {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
+    return used | {f"jury {i}": ref for i, ref in enumerate(step.parameters.get("jury") or [], start=1)}
 
 
 def is_made_before(reference: str, step: PlannedStep, planned: list[PlannedStep]) -> bool:
@@ -150,7 +152,7 @@ def trained_parameter(step: PlannedStep) -> str | None:
 
 def _calls(step: PlannedStep) -> Iterator[str]:
     for name, number, bound in paid_calls(step):
-        yield f"paid calls: {name} {step.parameters[name]}: at most {bound}" + (f" = {number:,}" if number else "")
+        yield f"paid calls: {name} {used_models(step)[name]}: at most {bound}" + (f" = {number:,}" if number else "")
 
 
 def paid_calls(step: PlannedStep) -> list[tuple[str, int, str]]:
@@ -172,15 +174,27 @@ def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
         return _training_bounds(value)
     arms, samples = value("arms", []), (value("num_samples", 1), "samples")
     sets = (len(value("prompt_sets", [])), "prompt sets")
-    if name == "judge":
-        others = len([arm for arm in arms if arm != value("baseline")])
-        more = [[sets, prompts, (len(value("pairs")), "pairs"), (2, "orders"), samples]] if value("pairs") else []
-        return [[sets, prompts, (others, "arms against the baseline"), (2, "orders"), samples], *more]
+    if name == "judge" or name.startswith("jury"):
+        return _judging_bounds(value, [sets, prompts, samples, (2, "orders")])
     tilts = [(value("tilt_rewrites", 1), "rewrites"), (value("tilt_responses", 1), "responses")]
     weighed = [[sets, prompts, samples, *tilts]] if "tilted" in arms and name == "responder" else []
     if "poir_s1" in arms and name in ("prompter", "responder"):
         weighed += [[sets, prompts, samples, *factors] for factors in _loop_bounds(value, name)]
     return [[sets, prompts, (len(arms), "arms"), samples], *weighed]
+
+
+def _judging_bounds(value, each: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
+    """Calls to one judge: of the arms against the baseline, of further pairs, and of its own trial."""
+    others = len([arm for arm in value("arms", []) if arm != value("baseline")])
+    bounds = [[*each, (others, "arms against the baseline")]]
+    pairs = value("pairs") or []
+    number = math.comb(others, 2) if "all" in pairs else len(pairs)
+    bounds += [[*each, (number, "pairs")]] if number else []
+    if value("num_controls"):
+        bounds += [[(value("num_controls"), "prompts"), (3, "controls"), (2, "orders")]]
+    if value("again_share"):
+        bounds += [[(math.ceil(value("again_share") * _product(bounds[0])), "of these once more")]]
+    return bounds
 
 
 def _loop_bounds(value, name: str) -> list[list[tuple[int, str]]]:

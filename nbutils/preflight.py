@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbutils import models, paths
-from nbutils.arms import BUILT_IN
+from nbutils.arms import BUILT_IN, links
 from nbutils.experiments import PlannedStep
 from nbutils.params import closest
 from nbutils.plan import MODEL_PARAMETERS, is_made_before
@@ -32,9 +32,11 @@ def _references(step: PlannedStep) -> Iterator[tuple]:
     """(check, reference) of each model, data set and template folder that a step's parameters name."""
     from nbutils import data
 
-    for name in MODEL_PARAMETERS:
-        if step.parameters.get(name):
-            yield (_check_reward if "reward" in name else _check_model), step.parameters[name]
+    for name in (*MODEL_PARAMETERS, "jury"):
+        value = step.parameters.get(name) or []
+        for reference in value if isinstance(value, list) else [value]:
+            scores = "reward" in name or reference.startswith(models.REWARD)
+            yield (_check_reward if scores else _check_model), reference
     for name, function in (("seeds", _check_seeds), ("dataset", data.check), ("prompt_sets", data.check)):
         value = step.parameters.get(name) or []
         for reference in value if isinstance(value, list) else [value]:
@@ -73,7 +75,7 @@ def _check_arms(step: PlannedStep, planned: list[PlannedStep]) -> None:
     trained = [other.id for other in planned if other.cell == step.cell and other.notebook[:2] in ("02", "03")]
     known = [*BUILT_IN, *trained]
     for arm in step.parameters.get("arms", []):
-        for link in arm.removeprefix("chain:").split("+") if arm.startswith("chain:") else [arm]:
+        for link in links(arm):
             if link not in known:
                 raise ValueError(f"{step.cell}/{step.id}: unknown arm {link!r}: {closest(link, known)}")
 

@@ -117,7 +117,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judgement, in one order. verdict: win | lose | tie | unscored, from arm_a's side."""
+    """One judgement, in one order. verdict: win | lose | tie | unscored, from arm_a's side; judge: whose, or `jury`."""
 
     prompt_id: str
     prompt_set: str
@@ -128,6 +128,14 @@ class Verdict:
     verdict: str
     reason: str | None
     raw: str
+    judge: str = ""
+
+
+@dataclass(frozen=True)
+class Control(Verdict):
+    """A judgement that is a check of the judge itself. control: same | constant | padded | again."""
+
+    control: str = ""
 
 
 def prompt_id(text: str) -> str:
@@ -197,6 +205,9 @@ class Journal:
     def get(self, key: str) -> dict | None:
         return self._values.get(key)
 
+    def items(self) -> list[tuple[str, dict]]:
+        return list(self._values.items())
+
     def total(self, name: str) -> int:
         """Sum of a numeric field, say num_tokens, over all answers that have it."""
         return sum(value.get(name) or 0 for value in self._values.values())
@@ -204,14 +215,20 @@ class Journal:
     def append(self, key: str, value: dict) -> None:
         self.append_many([(key, value)])
 
-    def append_many(self, items: Iterable[tuple[str, dict]]) -> None:
-        """Write each new (key, value) as one record, then fsync once. A known key with the same value is skipped."""
+    def append_many(self, items: Iterable[tuple[str, dict]], sync: bool = True) -> None:
+        """Write each new (key, value) as one record, then fsync once. A known key with the same value is skipped.
+
+        sync: False leaves the fsync to the next records, for what only a kill must not lose, not a power cut.
+        """
         with self._one_thread:
+            written = False
             for key, value in items:
                 if self._is_new(key, value, self.path):
                     self._write((json.dumps({"key": key, "value": value}, ensure_ascii=True) + "\n").encode("ascii"))
                     self._values[key] = value
-            os.fsync(self._file)
+                    written = True
+            if written and sync:
+                os.fsync(self._file)
 
     def _write(self, line: bytes) -> None:
         start = os.fstat(self._file).st_size

@@ -17,6 +17,10 @@ _CAPTIONS = {
     "reward_mean": "Mean reward of each arm, with 95% intervals over prompts.",
     "reward_variance": "Variance of the reward over all answers of an arm.",
     "win_tie_lose": "Verdicts against the baseline. Each pair is judged in both orders; a win needs both to agree.",
+    "ratings": "All arms on one scale: Bradley-Terry ratings over every pair that was judged, as the win rate to "
+    "expect against the baseline.",
+    "rewrite_audit": "What rewriting did to the prompts: the share of rewrites with each finding, and how often "
+    "flagged and unflagged prompts win.",
     "reward_distribution": "Rewards of all answers, arm by arm.",
     "paper_rewards": "As Align-Pro's Figure 2: mean reward by prompter, frozen LLM and prompt set, with 95% intervals. "
     "The paper's figure has no values printed on it.",
@@ -24,6 +28,8 @@ _CAPTIONS = {
     "The paper's figure has no values printed on it.",
     "win_percentages": "As Align-Pro's Table 1: percent of scored prompts that the arm (A) and the baseline (B) won; "
     "ties are in neither.",
+    "judge_health": "The judge on trial: what its verdicts and its controls (identical, constant and padded responses, "
+    "pairs judged once more) say about it. The limits are rules of thumb.",
     "transfer": "Win rate by the model whose pairs were trained on (rows) and the model that answers (columns), with "
     "95% intervals; outlined: a model on its own pairs.",
     "frontier": "What the objective allows at each distance from the untrained policy (Align-Pro, Lemma 5.1), and "
@@ -33,9 +39,10 @@ _CAPTIONS = {
     "collection_scores": "Scores that the model gave its own answers, round by round.",
     "collection_funnel": "From prompts asked for to pairs for training.",
 }
+_JUDGE = "The judge"
 _THEORY = "How far training went of what was attainable"
 _SECTIONS = {"frontier": _THEORY, "training": "Training", "collection": "Collection"}
-_SECTIONS |= {"paper": _PAPER, "win_percentages": _PAPER}
+_SECTIONS |= {"paper": _PAPER, "win_percentages": _PAPER, "judge_health": _JUDGE}
 _HEADLINE = ("arm", "prompts", "mean reward", "variance", "win rate against the baseline")
 
 
@@ -53,7 +60,7 @@ def write_report(experiment: str) -> Path:
         "report.html.j2",
         title=experiment,
         lead=_lead(summary, lost, steps),
-        warning=_warning(lost),
+        warnings=[*filter(None, [_warning(lost), _judge_warning(tables / "judge_health.csv")])],
         groups=_groups(summary),
         has_gold=any(number(row.get("mean_gold_reward")) is not None for row in summary),
         sections=_figures(page.parent),
@@ -197,9 +204,30 @@ def _warning(lost: list[dict]) -> str:
     return f"Up to {percent(worst)} of what was to be scored has no score (see below): read the comparison with care."
 
 
+def _judge_warning(path: Path) -> str:
+    """The banner of the judge's health card; "" where every check holds, or none was made."""
+    if not path.is_file():
+        return ""
+    import pandas as pd
+
+    from nbutils import health
+
+    card = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"cell": str})
+    return redact(
+        health.banner(card.assign(sound=card["sound"].map({"True": True, "False": False, True: True, False: False})))
+    )
+
+
 def _figures(folder: Path) -> list[tuple[str, list[dict]]]:
     """(section, figures) in the order of the page; a figure is its embedded image, caption and link to its data."""
-    found: dict[str, list[dict]] = {"Results": [], _PAPER: [], _THEORY: [], "Training": [], "Collection": []}
+    found: dict[str, list[dict]] = {
+        "Results": [],
+        _JUDGE: [],
+        _PAPER: [],
+        _THEORY: [],
+        "Training": [],
+        "Collection": [],
+    }
     names = {path.stem: _known(path.stem) for path in sorted((folder / "figures").glob("*.png"))}
     for name in sorted(names, key=lambda name: [*_CAPTIONS, ""].index(names[name])):
         caption = _CAPTIONS.get(names[name], f"{name.replace('_', ' ').capitalize()}.")

@@ -13,6 +13,7 @@ Choices that change a number:
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import scipy.stats
 
 NAN = float("nan")
 PRIOR_PROMPTS = 5
+_KEPT_COUNTS = 20_000_000  # entries of resampling counts that are kept for the next arm: 40 MB
 OPPOSITE = {"win": "lose", "lose": "win", "tie": "tie", "unscored": "unscored"}
 
 
@@ -229,8 +231,8 @@ def first_position_rate(verdicts) -> float:
     return sum(firsts) / len(firsts) if firsts else NAN
 
 
-def prefers_longer_rate(outcomes, lengths: dict) -> float:
-    """Share of decided pairs won by the longer response.
+def prefers_longer(outcomes, lengths: dict) -> list[bool]:
+    """Of each decided pair, whether the longer response won.
 
     lengths: {(prompt_set, prompt_id, arm, sample): tokens}; pairs of equal or unknown length are left out
     """
@@ -240,6 +242,12 @@ def prefers_longer_rate(outcomes, lengths: dict) -> float:
         a, b = (lengths.get((row["prompt_set"], row["prompt_id"], arm, row["sample"]), NAN) for arm in arms)
         if row["outcome"] in ("win", "lose") and (a < b or a > b):  # neither for NaN
             longer.append((row["outcome"] == "win") == (a > b))
+    return longer
+
+
+def prefers_longer_rate(outcomes, lengths: dict) -> float:
+    """Share of decided pairs won by the longer response, see prefers_longer."""
+    longer = prefers_longer(outcomes, lengths)
     return sum(longer) / len(longer) if longer else NAN
 
 
@@ -271,20 +279,22 @@ def _present(values) -> np.ndarray:
 def paired_difference(values, baseline, seed: int, num_resamples: int = 9999, level: float = 0.95) -> Estimate:
     """Mean of values - baseline over prompts that have both, with a BCa interval. Aligned arrays (num_prompts,)."""
     pairs = _pairs(values, baseline)
-    return bca(lambda rows: (rows[..., 0] - rows[..., 1]).mean(axis=-1), pairs, seed, num_resamples, level)
+    rows = np.column_stack([np.ones(len(pairs)), pairs[:, 0] - pairs[:, 1]])
+    return bca(lambda sums: sums[..., 1] / sums[..., 0], rows, seed, num_resamples, level)
 
 
 def log_sd_ratio(values, baseline, seed: int, num_resamples: int = 9999, level: float = 0.95) -> Estimate:
     """log(SD of values / SD of baseline), below 0 where values vary less; the same resamples as paired_difference."""
+    pairs = _pairs(values, baseline)
+    centred = pairs - pairs.mean(axis=0) if len(pairs) else pairs
 
-    def statistic(rows):
-        if rows.shape[-2] < 2:
-            return NAN
+    def statistic(sums):
+        num, total, squares = sums[..., :1], sums[..., 1:3], sums[..., 3:]
         with np.errstate(divide="ignore", invalid="ignore"):
-            spread = rows.std(axis=-2, ddof=1)
-            return np.log(spread[..., 0] / spread[..., 1])
+            variances = np.maximum(squares - total**2 / num, 0) / (num - 1)
+            return np.log(variances[..., 0] / variances[..., 1]) / 2
 
-    return bca(statistic, _pairs(values, baseline), seed, num_resamples, level)
+    return bca(statistic, np.column_stack([np.ones(len(pairs)), centred, centred**2]), seed, num_resamples, level)
 
 
 def _pairs(values, baseline) -> np.ndarray:
@@ -294,16 +304,16 @@ def _pairs(values, baseline) -> np.ndarray:
 
 
 def bca(statistic, rows: np.ndarray, seed: int, num_resamples: int = 9999, level: float = 0.95) -> Estimate:
-    """Bias-corrected and accelerated bootstrap (Efron 1987) over prompts.
+    """Bias-corrected and accelerated bootstrap (Efron 1987) over prompts, of a function of sums over prompts.
 
-    statistic: (..., num_prompts, k) -> (...); rows: (num_prompts, k). No interval below two prompts, or where resamples
-    are all equal, or the statistic is undefined on one of them.
+    rows: (num_prompts, k) what each prompt adds to the sums; statistic: sums (..., k) -> (...). No interval below two
+    prompts, or where resamples are all equal, or the statistic is undefined on one of them.
     """
-    num = len(rows)
-    value = float(statistic(rows)) if num else NAN
+    num, total = len(rows), rows.sum(axis=0)
+    value = float(statistic(total)) if num else NAN
     if num < 2 or not math.isfinite(value):
         return Estimate(value if math.isfinite(value) else NAN, NAN, NAN, num)
-    draws, left_out = _resampled(statistic, rows, seed, num_resamples), _jackknifed(statistic, rows)
+    draws, left_out = statistic(_resampled_sums(rows, seed, num_resamples)), statistic(total - rows)
     defined = np.isfinite(draws).all() and np.isfinite(left_out).all()
     if not defined or np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):
         return Estimate(value, NAN, NAN, num)
@@ -316,15 +326,27 @@ def bca(statistic, rows: np.ndarray, seed: int, num_resamples: int = 9999, level
     return Estimate(value, float(low), float(high), num)
 
 
-def _resampled(statistic, rows, seed: int, num_resamples: int) -> np.ndarray:
-    rng, chunk = np.random.default_rng(seed), max(1, 2_000_000 // rows.size)
-    sizes = [min(chunk, num_resamples - start) for start in range(0, num_resamples, chunk)]
-    return np.concatenate([statistic(rows[rng.integers(len(rows), size=(size, len(rows)))]) for size in sizes])
+def _resampled_sums(rows: np.ndarray, seed: int, num_resamples: int) -> np.ndarray:
+    """(num_resamples, k) sums of rows over prompts drawn with replacement."""
+    num = len(rows)
+    few = num * num_resamples <= _KEPT_COUNTS
+    chunks = _kept_counts(seed, num, num_resamples) if few else _counts(seed, num, num_resamples)
+    return np.concatenate([counts.astype(float) @ rows for counts in chunks])
 
 
-def _jackknifed(statistic, rows) -> np.ndarray:
-    keep = np.arange(len(rows))
-    return np.array([statistic(rows[keep != left_out]) for left_out in keep])
+def _counts(seed: int, num: int, num_resamples: int):
+    """How often each of num prompts is in each resample: (resamples, num), some hundred resamples at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_resamples, 500):
+        size = min(500, num_resamples - start)
+        drawn = rng.integers(num, size=(size, num)) + num * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_counts(seed: int, num: int, num_resamples: int) -> list[np.ndarray]:
+    """The same, kept: many arms are resampled alike."""
+    return [counts.astype(np.uint16) for counts in _counts(seed, num, num_resamples)]
 
 
 def sign_flip_test(values, baseline, seed: int, num_resamples: int = 9999) -> float:
@@ -338,11 +360,23 @@ def sign_flip_test(values, baseline, seed: int, num_resamples: int = 9999) -> fl
     if num <= 13:
         signs = 1 - 2 * ((np.arange(2**num)[:, None] >> np.arange(num)) & 1)
         return float(np.mean(np.abs(signs @ difference) >= observed))
-    rng, hits = np.random.default_rng(seed), 0
-    for start in range(0, num_resamples, 500):
-        signs = rng.integers(0, 2, size=(min(500, num_resamples - start), num)) * 2 - 1
-        hits += int(np.sum(np.abs(signs @ difference) >= observed))
+    few = num * num_resamples <= _KEPT_COUNTS
+    chunks = _kept_signs(seed, num, num_resamples) if few else _signs(seed, num, num_resamples)
+    hits = sum(int(np.sum(np.abs(signs.astype(float) @ difference) >= observed)) for signs in chunks)
     return (hits + 1) / (num_resamples + 1)
+
+
+def _signs(seed: int, num: int, num_resamples: int):
+    """Random signs (resamples, num), some hundred resamples at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_resamples, 500):
+        yield rng.integers(0, 2, size=(min(500, num_resamples - start), num)) * 2 - 1
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_signs(seed: int, num: int, num_resamples: int) -> list[np.ndarray]:
+    """The same, kept: many arms are tested alike."""
+    return [signs.astype(np.int8) for signs in _signs(seed, num, num_resamples)]
 
 
 def split_variance(values, prompts, rewrites) -> dict[str, float]:

@@ -13,7 +13,18 @@ from pathlib import Path
 
 from nbutils import paths
 
-_VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "papermill", "numpy", "pandas")
+_VERSIONS = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "papermill",
+    "numpy",
+    "pandas",
+    "lm_eval",
+)
 
 
 class Step:

@@ -1,4 +1,4 @@
-"""Rows of answers and verdicts -> summary, comparisons, judge health, what is missing; written as csv, md and tex.
+"""Rows of answers and verdicts -> summary, comparisons, quantiles, what is missing; written as csv, md and tex.
 
 The prompt is the unit (nbutils.stats): a prompt's samples are averaged first, so that `win` counts prompts and holds
 fractions where several samples of a prompt disagree. Only `reward_variance` is over all answers, as in Align-Pro's
@@ -39,10 +39,7 @@ COMPARISON_COLUMNS = (
     *("reward_difference_high", "p_reward", "log_sd_ratio", "log_sd_ratio_low", "log_sd_ratio_high"),
     *("num_judged", "p_sign", "worst_win_rate", "best_win_rate"),
 )
-HEALTH_COLUMNS = (
-    *("cell", "prompt_set", "num_pairs", "num_scored", "num_unscored"),
-    *("flip_rate", "first_position_rate", "prefers_longer_rate"),
-)
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MISSING_COLUMNS = ("what", "prompt_set", "arm", "reason", "num_missing", "num_wanted")
 ANSWER_COLUMNS = (
     *("prompt_id", "prompt_set", "arm", "sample", "rewrite"),
@@ -100,20 +97,26 @@ def with_holm(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def judge_health(answers, verdicts, cell: str) -> pd.DataFrame:
-    """Per prompt set, over all pairs of arms: how often the order, the first position and the length decided."""
-    answers, rows = _answers(answers), _records(verdicts)
-    keys = answers[["prompt_set", "prompt_id", "arm", "sample"]].itertuples(index=False, name=None)
-    lengths = dict(zip(keys, answers["num_tokens"].astype(float), strict=True))
-    table = []
-    for prompt_set in sorted({row["prompt_set"] for row in rows}):
-        part = [row for row in rows if row["prompt_set"] == prompt_set]
-        outcomes = stats.combine_orders(part)
-        unscored = sum(row["outcome"] == "unscored" for row in outcomes)
-        rates = (stats.flip_rate(outcomes), stats.first_position_rate(part))
-        counts = (len(outcomes), len(outcomes) - unscored, unscored)
-        table.append((cell, prompt_set, *counts, *rates, stats.prefers_longer_rate(outcomes, lengths)))
-    return pd.DataFrame(table, columns=list(HEALTH_COLUMNS))
+def reward_quantiles(answers, cell: str, baseline: str = "nan") -> pd.DataFrame:
+    """Per prompt set x arm: quantiles of the reward over all answers, and the share of prompts whose mean reward is
+    above the baseline's (ties count half), of those that have both."""
+    answers, rows = _answers(answers), []
+    for prompt_set, arm, part in _groups(answers):
+        rewards = part["reward"].dropna().sort_values()
+        row = {"cell": cell, "prompt_set": prompt_set, "arm": arm, "num_answers": len(rewards)}
+        row |= {f"q{100 * q:02.0f}": float(rewards.quantile(q)) if len(rewards) else stats.NAN for q in QUANTILES}
+        rows.append(row | _improved(part, answers[answers["prompt_set"] == prompt_set], arm, baseline))
+    names = ("cell", "prompt_set", "arm", "num_answers", *(f"q{100 * q:02.0f}" for q in QUANTILES))
+    return pd.DataFrame(rows, columns=[*names, "num_pairs", "share_improved"])
+
+
+def _improved(part: pd.DataFrame, answers: pd.DataFrame, arm: str, baseline: str) -> dict:
+    if arm == baseline:
+        return {}
+    base = _by_prompt(answers[answers["arm"] == baseline], "reward")
+    difference = (_by_prompt(part, "reward") - base).dropna()
+    share = float(((difference > 0) + (difference == 0) / 2).mean()) if len(difference) else stats.NAN
+    return {"num_pairs": len(difference), "share_improved": share}
 
 
 def variance_split(answers, cell: str) -> pd.DataFrame:

@@ -24,6 +24,7 @@ SLOTS = {  # template -> the slots that it must have
     "judge_pairwise": ("prompt", "answer_a", "answer_b", "fence"),
     "judge_scores": ("prompt", "answer_a", "answer_b", "fence"),
     "bpo": ("prompt",),
+    "more_detail": ("prompt",),
 }
 _NAMES = sorted({slot for slots in SLOTS.values() for slot in slots})
 _SLOT = re.compile(rf"\{{({'|'.join(_NAMES)})\}}")

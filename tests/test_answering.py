@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbutils import answering, arms, critique
 from nbutils.arms import Arm, Prompter
@@ -138,3 +140,23 @@ def test_bpo_is_the_named_model_with_its_own_input_format_or_a_training_step_of_
     assert arms.build("bpo", tmp_path, "p", "r").prompters == (Prompter(arms.BPO_MODEL, "bpo"),)
     arms.write_arm(tmp_path / "bpo", "prompter", "meta_prompt", None)
     assert arms.build("bpo", tmp_path, "p", "r").prompters == (Prompter(str(tmp_path / "bpo" / "model")),)
+
+
+def test_length_matched_asks_for_more_in_the_same_words():
+    made = run(arms.build("length_matched", Path(), "p", "fakes:echo"))
+    assert [row.rewrite for row in made] == [f"{row.prompt} in detail." for row in ROWS]
+    assert [row.response for row in made] == [row.rewrite for row in made] and made[0].rewrites == [made[0].rewrite]
+
+
+def test_shuffled_sends_another_prompts_rewrite_of_the_same_sample():
+    straight = run(arms.build("untrained", Path(), "sandbox/prompter", "fakes:echo"), samples=2)
+    turned = run(arms.build("shuffled:untrained", Path(), "sandbox/prompter", "fakes:echo"), samples=2)
+    assert [row.rewrite for row in turned] == [straight[i].rewrite for i in (2, 3, 0, 1)]
+    assert [row.prompt for row in turned] == [row.prompt for row in straight] and turned[0].arm == "shuffled:untrained"
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12), st.integers(0, 9))
+def test_no_prompt_keeps_its_own_rewrite_when_shuffled(prompts, seed):
+    made = answering.others(prompts, [0] * len(prompts), [[text] for text in prompts], seed)
+    alone = len(set(prompts)) == 1
+    assert all((steps == [text]) == alone for text, steps in zip(prompts, made, strict=True))

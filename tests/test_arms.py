@@ -25,11 +25,18 @@ def test_unknown_arm_names_the_closest(tmp_path, name, hint):
         arms.build(name, tmp_path, "p", "r")
 
 
-@pytest.mark.parametrize("name", ["tilted", "poir_s1"])
+@pytest.mark.parametrize("name", ["tilted", "poir_s1", "length_matched", "shuffled:untrained"])
 def test_what_chooses_among_rewrites_has_no_place_in_a_chain(tmp_path, name):
     options = arms.Options(arms.Tilt("sandbox/reward", 0.05, 2, 1))
     with pytest.raises(ValueError, match=f"arm '{name}' stands for itself: it has no place in a chain"):
         arms.build(f"chain:untrained+{name}", tmp_path, "p", "r", options)
+
+
+@pytest.mark.parametrize(
+    "name, wanted", [("chain:a+b", ["a", "b"]), ("shuffled:a", ["a"]), ("shuffled:chain:a+b", ["a", "b"]), ("a", ["a"])]
+)
+def test_an_arm_made_of_others_names_them(name, wanted):
+    assert arms.links(name) == wanted
 
 
 def test_tilted_without_a_tilt_is_one_line(tmp_path):

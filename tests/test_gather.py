@@ -57,6 +57,14 @@ def test_histories_go_to_their_kind_and_inputs_into_the_manifest(run):
     assert sum(name.endswith("history.jsonl") for name in run.finish()["inputs"]) == 2
 
 
+def test_benchmarks_of_all_cells_are_read_where_there_are_any(run, outputs):
+    assert gather.benchmarks(run, ["a", "b"], ["evaluate"]) == ([], [])
+    records.write_rows(outputs / "e" / "b" / "evaluate" / "benchmarks.jsonl", [{"benchmark": "mmlu", "value": 0.5}])
+    records.write_rows(outputs / "e" / "b" / "evaluate" / "benchmark_questions.jsonl", [{"task": "mmlu"}])
+    scores, questions = gather.benchmarks(run, ["a", "b"], ["evaluate"])
+    assert scores == [{"benchmark": "mmlu", "value": 0.5, "cell": "b"}] and questions[0]["cell"] == "b"
+
+
 def test_cases_are_whole_and_do_not_depend_on_results(run):
     found = gather.evaluations(run, ["a"], ["evaluate"])
     cases = gather.cases(found.answers, found.verdicts, 5, 0, "nan")

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from nbutils import api, models
 from nbutils import generate as g
-from nbutils import models
 from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
 from nbutils.records import Journal
@@ -123,7 +123,7 @@ def test_journalled_answers_are_not_asked_again(tmp_path, monkeypatch):
 
 def test_journal_key_names_model_messages_sampling_and_sample():
     def request(model, prompt, sampling=Sampling(), sample=0):  # noqa: B008
-        return g._request(models.identity(model), prompt, asdict(sampling), sample)
+        return g.request(models.identity(model), prompt, asdict(sampling), sample)
 
     base = request("sandbox/responder", "x")
     others = [
@@ -228,7 +228,7 @@ def server(monkeypatch):
     served = Server()
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{served.server_port}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "canary-1234567890")
-    monkeypatch.setattr(g.random, "uniform", lambda *_: 0.01)
+    monkeypatch.setattr(api.random, "uniform", lambda *_: 0.01)
     yield served
     served.shutdown()
 
@@ -261,14 +261,14 @@ def test_passing_trouble_is_tried_again(server, trouble):
 @pytest.mark.parametrize("status, text", [(401, "bad key"), (429, "insufficient_quota"), (404, "no such model")])
 def test_trouble_that_stays_stops_at_once(server, status, text):
     server.script = [(status, {}, text)] * 9
-    with pytest.raises(g.ApiError, match="api:m") as caught:
+    with pytest.raises(api.ApiError, match="api:m") as caught:
         generate("api:m", ["a"], Sampling())
     assert len(server.ledger) == 1 and "canary" not in str(caught.value)
 
 
 def test_answers_that_arrived_before_a_fatal_error_are_kept(server, tmp_path):
     server.script = ["one", (401, {}, "revoked")]
-    with Journal(tmp_path / "j.jsonl") as journal, pytest.raises(g.ApiError):
+    with Journal(tmp_path / "j.jsonl") as journal, pytest.raises(api.ApiError):
         generate("api:m", ["a", "b"], Sampling(), Runtime(1), journal)
     with Journal(tmp_path / "j.jsonl") as journal:
         generate("api:m", ["a", "b"], Sampling(), Runtime(1), journal)
@@ -283,5 +283,5 @@ def test_bad_request_is_unanswered_with_its_reason(server):
 
 def test_api_without_key_says_so(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(g.ApiError, match="OPENAI_API_KEY is not set"):
+    with pytest.raises(api.ApiError, match="OPENAI_API_KEY is not set"):
         generate("api:m", ["a"], Sampling())

@@ -1,11 +1,13 @@
 """Verdicts: both orders, sides never swapped, failures never counted as ties."""
 
+from dataclasses import replace
+
 import pytest
 
 from nbutils import stats, templates
 from nbutils.generate import Sampling
-from nbutils.judge import judge_arms, read_pairs, read_verdict
-from nbutils.records import Answer, Journal
+from nbutils.judge import Panel, judge_arms, judge_pairs, read_pairs, read_verdict, verdicts_of
+from nbutils.records import Answer, Journal, Verdict
 
 TEMPLATE = templates.load("judge_pairwise", "sandbox")
 
@@ -14,8 +16,12 @@ def answer(arm, response, prompt="tell me about the wolf.", reason=None):
     return Answer("id-" + prompt, "set", prompt, arm, 0, prompt, [], response, None, None, 1, reason)
 
 
+def panel(*judges, **options):
+    return Panel(judges, TEMPLATE, Sampling(0.0), **options)
+
+
 def judged(judge, *answers, **kwargs):
-    return judge_arms(list(answers), "nan", judge, TEMPLATE, Sampling(0.0), **kwargs)
+    return judge_arms(list(answers), "nan", panel(judge), **kwargs)
 
 
 def outcome(verdicts):
@@ -95,7 +101,79 @@ def test_further_pairs_are_judged_after_those_against_the_baseline():
     assert outcome(verdicts) == ["win"] * 3
 
 
+def test_all_is_a_round_robin():
+    arms = ["nan", "poir", "sft", "bpo"]
+    assert read_pairs(["all"], arms, "nan") == [("poir", "sft"), ("poir", "bpo"), ("sft", "bpo")]
+    assert read_pairs(["bpo vs sft", "all"], arms, "nan") == [("bpo", "sft"), ("poir", "sft"), ("poir", "bpo")]
+
+
 @pytest.mark.parametrize("text", ["poir", "poir vs poir", "poir vs sfd", "a vs b vs c"])
 def test_a_pair_that_is_none_is_one_line(text):
     with pytest.raises(ValueError, match="wanted two of the arms as `a vs b`; there are nan, poir, sft"):
         read_pairs([text], ["poir", "sft"], "nan")
+
+
+def test_a_reward_model_judges_by_the_sign_of_the_difference_with_a_tie_band():
+    """fakes:length is the reward: 5, 7 and 12 characters."""
+    answers = [answer("nan", "seven c"), answer("a", "five!"), answer("b", "twelve chars")]
+    for margin, wanted in ((0.0, ["lose", "win"]), (2.0, ["tie", "win"]), (5.0, ["tie", "tie"])):
+        votes = judge_arms(answers, "nan", panel("reward:fakes:length", tie_margin=margin))
+        assert outcome(votes) == wanted and votes[0].raw == "5.0 7.0"
+    broken = judge_arms(answers[:2], "nan", panel("reward:fakes:broken_rewards"))
+    assert {(row.verdict, row.reason) for row in broken} == {("unscored", "no finite reward")}
+
+
+def test_two_scores_within_the_margin_are_a_tie(monkeypatch):
+    import fakes
+
+    monkeypatch.setattr(fakes, "mute", lambda messages: "7 6\nthe first, by a hair")
+    pair = [answer("nan", "a"), answer("poir", "b")]
+    found = [judge_arms(pair, "nan", panel("fakes:mute", tie_margin=margin)) for margin in (0.5, 1.0)]
+    assert [[row.verdict for row in votes] for votes in found] == [["win", "lose"], ["tie", "tie"]]
+
+
+def test_a_jury_decides_by_its_majority_and_keeps_every_vote():
+    jury = panel("fakes:longer", "sandbox/judge", "fakes:always_first")
+    good, long = "the wolf eats meat.", "the wolf is something that i would rather not tell you about at all."
+    votes = judge_arms([answer("nan", long), answer("poir", good)], "nan", jury)
+    assert [row.verdict for row in votes] == ["lose", "win", "win", "lose", "win", "lose"]
+    verdicts = verdicts_of(votes)
+    assert [(row.first_shown, row.verdict, row.judge) for row in verdicts] == [
+        ("poir", "win", "jury"),
+        ("nan", "lose", "jury"),
+    ]
+    assert "sandbox/judge: win" in verdicts[0].raw and outcome(verdicts) == ["tie"]
+
+
+@pytest.mark.parametrize(
+    "votes, wanted",
+    [
+        (("win", "lose"), "tie"),
+        (("win", "tie"), "tie"),
+        (("win", "win", "unscored"), "win"),
+        (("win", "unscored"), "unscored"),
+        (("win", "unscored", "unscored"), "unscored"),
+        (("tie", "tie", "lose"), "tie"),
+        (("win", "lose", "tie"), "tie"),
+        (("lose", "lose", "win", "win", "lose"), "lose"),
+    ],
+)
+def test_majorities(votes, wanted):
+    row = Verdict("1", "set", "a", "b", 0, "a", "win", None, "raw")
+    made = [replace(row, verdict=each, judge=str(i), reason="r" * (each == "unscored")) for i, each in enumerate(votes)]
+    (verdict,) = verdicts_of(made)
+    assert verdict.verdict == wanted and bool(verdict.reason) == (wanted == "unscored")
+
+
+def test_one_vote_is_the_verdict_and_another_sample_asks_again(tmp_path, monkeypatch):
+    import fakes
+
+    asked = []
+    monkeypatch.setattr(fakes, "mute", lambda messages: asked.append(1) or "[[A]]")
+    pair = [(answer("poir", "b"), answer("nan", "a"))]
+    first = judge_pairs(pair, panel("fakes:mute"))
+    assert verdicts_of(first) == first and [row.judge for row in first] == ["fakes:mute"] * 2
+    with Journal(tmp_path / "j.jsonl") as journal:
+        for sample in (0, 0, 1):
+            judge_pairs(pair, panel("fakes:mute"), journal=journal, sample=sample)
+    assert len(asked) == 2 + 2 + 2  # without a journal; sample 0 once; sample 1

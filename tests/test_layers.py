@@ -14,21 +14,49 @@ PACKAGE = ROOT / "nbutils"
 
 # Twin of the README's table. Within a layer a module may use those named before it.
 LAYERS = (
-    ("paths", "records", "stats", "templates", "redaction", "params", "experiments", "steps"),
     (
-        *("novelty", "models", "generate", "likelihood", "readers", "hub", "data", "pairs"),
-        *("margins", "tables", "paper", "poir_printed", "poir_paper", "plots", "gather"),
+        *("paths", "records", "stats", "ratings", "conventions", "power", "templates", "redaction"),
+        *("params", "experiments", "steps"),
     ),
     (
-        *("training", "rewards", "judge", "theory", "invent", "critique", "arms", "answering", "collect", "probe"),
-        *("frontier", "ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
+        *(
+            "spending",
+            "novelty",
+            "models",
+            "texts",
+            "api",
+            "generate",
+            "likelihood",
+            "readers",
+            "hub",
+            "data",
+            "pairs",
+            "margins",
+        ),
+        *(
+            "tables",
+            "standings",
+            "paper",
+            "health",
+            "changes",
+            "audit",
+            "poir_printed",
+            "poir_paper",
+            "plots",
+            "gather",
+        ),
+    ),
+    (
+        *("training", "rewards", "judge", "controls", "theory", "invent", "critique", "arms", "answering"),
+        *("benchmarks", "collect", "probe", "frontier", "ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
     ),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "export", "cli"),
 )
 MODULES = [module for layer in LAYERS for module in layer]
 METHODS = {"collect", "alignpro", "poir"}  # one method each: none imports another
 SANDBOX_MAY_USE = set(LAYERS[0] + LAYERS[1])
-NO_TORCH = (*LAYERS[0], "pairs", "margins", "tables", "paper", "poir_printed", "poir_paper")
+NO_TORCH = (*LAYERS[0], "spending", "pairs", "margins", "tables", "standings", "paper", "health", "changes", "audit")
+NO_TORCH += ("poir_printed", "poir_paper")
 NO_TORCH += ("plots", "gather", "theory", "frontier")
 STARTS_LIGHT = ("nbutils", *(f"nbutils.{module}" for module in (*NO_TORCH, *LAYERS[3])))
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

@@ -72,9 +72,18 @@ def test_a_reward_model_that_an_earlier_step_learns_is_no_missing_model(path):
 def test_paid_calls_have_a_bound_that_is_spelled_out(path):
     text = "\n".join(plan.plan(path))
     assert "responder api:gpt-x: at most 2 prompt sets × 50 prompts × 3 arms × 3 samples = 900" in text
-    judged = "2 prompt sets × 50 prompts × 2 arms against the baseline × 2 orders × 3 samples = 1,200"
+    judged = "2 prompt sets × 50 prompts × 3 samples × 2 orders × 2 arms against the baseline = 1,200"
     assert f"judge api:gpt-y: at most {judged}" in text
     assert "Paid APIs: at most 2,100 calls in all." in text
+
+
+def test_a_jury_and_the_judges_trial_are_calls_too(path, tmp_path):
+    more = 'jury: list = ["api:gpt-z"]\nnum_controls: int = 40\nagain_share: float = 0.05\n'
+    write_notebook(tmp_path / "notebooks" / "04_evaluate.ipynb", EVALUATE + more, ["1"])
+    text = "\n".join(plan.plan(path))
+    for name in ("judge api:gpt-y", "jury 1 api:gpt-z"):
+        assert f"{name}: at most 40 prompts × 3 controls × 2 orders = 240" in text
+        assert f"{name}: at most 60 of these once more = 60" in text
 
 
 def test_calls_that_only_the_data_bound_are_not_given_a_number(path):

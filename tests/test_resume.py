@@ -1,7 +1,8 @@
 """kill -9, of the runner or of the kernel, in the middle of every step of the real notebooks: nothing is lost.
 
-One small experiment on the sandbox is run undisturbed; a second one is killed twice in each of 01 to 04 and run again
-until it is done. Their tables must be equal byte for byte. A third uses models that keep a ledger of every call.
+One small experiment on the sandbox is run undisturbed; a second one is killed in each of 01 to 04, by turns its runner
+and its kernel, and run again until it is done. Their tables must be equal byte for byte. A third uses models that keep
+a ledger of every call.
 """
 
 import os
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "experiment": "small",
     "shared": {
-        "num_prompts": 40, "num_steps": 6, "prompts_per_step": 4, "save_steps": 2, "batch_size": 16,
-        "max_rewrite_tokens": 32, "train_batch_size": 2, "frontier_prompts": 4, "frontier_rewrites": 4,
+        "num_prompts": 32, "num_steps": 6, "prompts_per_step": 2, "save_steps": 2, "batch_size": 16,
+        "max_rewrite_tokens": 32, "train_batch_size": 2, "frontier_prompts": 3, "frontier_rewrites": 4,
     },
     "steps": [
         {"notebook": "01_collect", "with": {"num_rounds": 2}},
@@ -105,17 +106,21 @@ def test_killed_in_the_middle_of_every_step_ends_with_the_tables_of_an_undisturb
     finish(path, calm)
     cell = rough / "small" / "main"
     kills = []
-    for step, more in (("collect", 20), ("alignpro", 1), ("poir", 1), ("evaluate", 20)):
+    for step, more, victim in (
+        ("collect", 20, "runner"),
+        ("alignpro", 1, "kernel"),
+        ("poir", 1, "runner"),
+        ("evaluate", 20, "kernel"),
+    ):
         measure = (
             (lambda s=step: checkpoint(cell / s)) if more == 1 else (lambda s=step: lines(cell / s / "journal.jsonl"))
         )
-        for victim in ("runner", "kernel"):
-            before = measure()
-            runner = start(path, rough)
-            code = kill_when(runner, lambda m=measure, b=before, n=more: m() >= b + n, victim)
-            kills.append((step, victim, code))
-            assert code is not None and code != 0, f"{step} ended before its {victim} was killed: {kills}"
-            assert not (cell / step / "manifest.json").exists()
+        before = measure()
+        runner = start(path, rough)
+        code = kill_when(runner, lambda m=measure, b=before, n=more: m() >= b + n, victim)
+        kills.append((step, victim, code))
+        assert code is not None and code != 0, f"{step} ended before its {victim} was killed: {kills}"
+        assert not (cell / step / "manifest.json").exists()
     finish(path, rough)
     assert tables(rough) == tables(calm), kills
     assert finish(path, rough).count("  done already") == 5

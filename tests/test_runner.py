@@ -196,6 +196,8 @@ def test_an_output_folder_that_is_not_writable_stops_before_any_work(project):
         ('prompter: str = "sandbox/promter"', "did you mean sandbox/prompter?"),
         ('reward_model: str = "./no-such-folder"', "no-such-folder"),
         ('judge: str = "api:gpt"', "api:gpt needs OPENAI_API_KEY, which is not set"),
+        ('jury: list = ["sandbox/jugde"]', "did you mean sandbox/judge?"),
+        ('judge: str = "reward:sandbox/responder"', "a reward model needs a ForSequenceClassification head"),
         ('dataset: str = "no/such/file.jsonl"', "no/such/file.jsonl"),
         ('seeds: str = "seeds.txt"', "seeds.txt"),
         ('templates: str = "sandbx"', "template folder params/templates/sandbx not found: did you mean sandbox?"),

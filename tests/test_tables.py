@@ -88,7 +88,7 @@ def test_any_baseline_and_either_name_of_the_pair(answers, verdicts):
 def test_row_order_changes_no_byte(answers, verdicts):
     def everything():
         shown = (answers, verdicts, "main")
-        parts = [tables.summary(*shown), tables.comparisons(*shown), tables.judge_health(*shown)]
+        parts = [tables.summary(*shown), tables.comparisons(*shown), tables.reward_quantiles(answers, "main")]
         return [tables.as_csv(part) for part in (*parts, tables.variance_split(answers, "main"))]
 
     expected = everything()
@@ -123,7 +123,7 @@ def test_no_rows_and_one_row(num):
         assert table[["mean_reward_low", "win_rate_low", "win_rate_high", "reward_variance"]].isna().all(axis=None)
         assert "1.000 (no interval)" in tables.as_markdown(tables.rounded(table))
     compared = tables.with_holm(tables.comparisons(rows, heard, "main"))
-    assert len(compared) == num and len(tables.judge_health(rows, heard, "main")) == num
+    assert len(compared) == num
     assert tables.missing(rows, heard).empty
 
 
@@ -144,14 +144,15 @@ def test_holm_runs_over_all_rows():
     assert adjusted["p_reward_holm"][0] == 0.01 and np.isnan(adjusted["p_reward_holm"][1])
 
 
-def test_judge_health_by_hand(answers, verdicts):
-    """4 pairs, 3 scored, 1 flipped; of 5 decided verdicts the first shown won 4: w, l(b first), w, l(b first), w."""
-    (row,) = tables.judge_health(answers, verdicts, "main").to_dict("records")
-    assert (row["num_pairs"], row["num_scored"], row["num_unscored"]) == (4, 3, 1)
-    assert row["flip_rate"] == pytest.approx(1 / 3)
-    decided = [True, False, True, True, False]  # p0 a-first, p0 b-first, p1 both orders, p3 b-first
-    assert row["first_position_rate"] == pytest.approx(sum(decided) / 5)
-    assert math.isnan(row["prefers_longer_rate"])  # all of one length
+def test_quantiles_and_improved_prompts_by_hand():
+    """Four answers at 0, 1, 2, 3; against the baseline's ones they are below, equal, above and above."""
+    rows = [answer(i, "alignpro", float(i)) for i in range(4)] + [answer(i, "nan", 1.0) for i in range(5)]
+    table = tables.reward_quantiles(rows, "main").set_index("arm")
+    assert table.loc["alignpro", ["q05", "q25", "q50", "q75", "q95"]].tolist() == pytest.approx(
+        [0.15, 0.75, 1.5, 2.25, 2.85]
+    )
+    assert table.loc["alignpro", ["num_answers", "num_pairs", "share_improved"]].tolist() == [4, 4, 2.5 / 4]
+    assert np.isnan(table.loc["nan", "share_improved"]) and table.loc["nan", "q50"] == 1.0
 
 
 def test_missing_counts_every_hole_with_its_reason(answers, verdicts):

@@ -17,7 +17,7 @@ TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates, U+0085,
 
 @pytest.mark.parametrize("name", templates.SLOTS)
 def test_paper_template_loads_and_names_its_source(name):
-    assert re.search("Align-Pro|POIR|BPO", templates.load(name, PAPER).source)
+    assert re.search("Align-Pro|POIR|BPO|a control of ours", templates.load(name, PAPER).source)
 
 
 def test_folder_name_and_path_give_the_same_template():

@@ -4,12 +4,15 @@ An arm has one colour in every figure. Data that is empty or all missing gives a
 pyplot's: a notebook shows them by itself where the cell does not end with one (`plots.reward_means(summary);`).
 """
 
+from nbutils.plots.audit import rewrite_audit
 from nbutils.plots.calibration import reward_calibration
 from nbutils.plots.collection import collection_funnel, score_rounds, score_transitions
 from nbutils.plots.evaluation import reward_distributions, reward_means, reward_variances, win_tie_lose
 from nbutils.plots.frontier import reward_kl_frontier
+from nbutils.plots.health import judge_health
 from nbutils.plots.paper import grouped_rewards, grouped_variances, win_percentages
 from nbutils.plots.parts import save
+from nbutils.plots.standings import ratings
 from nbutils.plots.training import preference_curves, training_curves
 from nbutils.plots.transfer import transfer_heatmap
 
@@ -17,12 +20,15 @@ __all__ = [
     "collection_funnel",
     "grouped_rewards",
     "grouped_variances",
+    "judge_health",
     "preference_curves",
+    "ratings",
     "reward_calibration",
     "reward_distributions",
     "reward_kl_frontier",
     "reward_means",
     "reward_variances",
+    "rewrite_audit",
     "save",
     "score_rounds",
     "score_transitions",

@@ -1,0 +1,275 @@
+"""Texts from an OpenAI-compatible server: bounded calls, retries under a deadline, every call in the journal.
+
+Who answers what how often is RELIABILITY's: an attempt is journalled before it is sent, an answer before it is used;
+what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (key, quota, request) stops at once.
+"""
+
+import asyncio
+import itertools
+import math
+import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+
+from nbutils import redaction
+from nbutils.records import Journal
+from nbutils.spending import Spending, SpendLimit
+from nbutils.texts import Generation, Sampling, request_seed
+
+_DEADLINE_SECONDS = 300.0  # of one request to an API: calls and the pauses between them
+_CALL_SECONDS = 90.0  # of one call, to the last byte of its answer
+_ATTEMPTS = 12  # calls for one request
+_BROKEN = 3  # of them with a body that carries no text: these are billed
+_MALFORMED = ("UnsupportedProtocol", "LocalProtocolError")  # no http:// in the address, a line end in the key
+_BREAKER = 8  # calls that fail in a row before an API is given up
+
+
+class ApiError(RuntimeError):
+    """The API refused in a way that more calls cannot mend: key, quota, request, or too many failures in a row."""
+
+
+@dataclass(frozen=True)
+class _Api:
+    """What all calls of one generate() share."""
+
+    client: object
+    name: str
+    sampling: Sampling
+    journal: Journal | None
+    gate: "_Gate"
+    spending: Spending
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a call brought no answer, where the next may. status: of the response, None if there was none; wait: seconds
+    that the server asks for, or None."""
+
+    reason: str
+    status: int | None = None
+    wait: float | None = None
+
+
+def generate_api(model, unique, answers, sampling, runtime, journal):
+    """Yield lists of (key, Generation), now and then an empty one. The calls' event loop has a thread of its own (that
+    of a notebook has one already) and runs only while the next list is awaited: an abandoned run sends nothing more."""
+    pending = {key: request for key, request in unique.items() if key not in answers}
+    if not pending:
+        return
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ApiError(f"{model}: OPENAI_API_KEY is not set (and OPENAI_BASE_URL, unless the server is OpenAI's)")
+    stream, runner = _stream(model, pending, sampling, runtime, journal), asyncio.Runner()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            while (batch := thread.submit(runner.run, _next(stream)).result()) is not None:
+                yield batch
+        finally:
+            thread.submit(runner.close).result()
+
+
+async def _next(stream):
+    return await anext(stream, None)
+
+
+async def _stream(model, pending, sampling, runtime, journal):
+    """Yield what has been answered, at least once a second, with at most batch_size calls under way.
+
+    After an error that more calls cannot mend nothing more is sent, but what is under way may still answer and has
+    been paid for: it is waited for, then ApiError (or SpendLimit) is raised.
+    """
+    import openai
+
+    gate, waiting, calls, failures, fatal = _Gate(runtime.batch_size), iter(pending.items()), {}, 0, None
+    async with openai.AsyncOpenAI(max_retries=0, timeout=None) as client:
+        spending = Spending(runtime.limits, journal)
+        api = _Api(client, model.removeprefix("api:"), sampling, journal, gate, spending)
+        while True:
+            for key, request in itertools.islice(waiting, 0 if fatal else runtime.batch_size - len(calls)):
+                calls[asyncio.create_task(_ask(api, key, request))] = key
+            if not calls:
+                break
+            await asyncio.wait(calls, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            batch = []
+            for call in [call for call in calls if call.done()]:
+                key = calls.pop(call)
+                try:
+                    batch.append((key, call.result()))
+                except (ApiError, SpendLimit) as error:
+                    fatal = fatal or error
+                    continue
+                failures = failures + 1 if batch[-1][1].reason else 0
+                if failures >= _BREAKER:
+                    why = f"{failures} calls failed in a row, the last: {batch[-1][1].reason}"
+                    fatal = fatal or ApiError(f"{model}: {why}; run again later")
+            if fatal:
+                await gate.stop()
+            yield batch
+    if fatal:
+        raise fatal
+
+
+class _Gate:
+    """How many calls may be in flight: `most` at first, half of them after a 429, one more after as many answers.
+
+    A burst of 429s to calls that were already in flight halves once. After stop() nobody waits, and nothing is sent.
+    """
+
+    def __init__(self, most: int):
+        self.most = self.limit = most
+        self.in_flight = self.answers = 0
+        self.halved, self.stopped = 0.0, False
+        self.changed = asyncio.Condition()
+
+    async def __aenter__(self):
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.in_flight < self.limit or self.stopped)
+            self.in_flight += 1
+
+    async def __aexit__(self, *_):
+        async with self.changed:
+            self.in_flight -= 1
+            self.changed.notify_all()
+
+    def heed(self, heard: Generation | _Trouble, began: float) -> None:
+        """Adapt to what was heard from a call that began at this monotonic time."""
+        if isinstance(heard, Generation):
+            self.answers += 1
+            if self.answers >= self.limit:
+                self.limit, self.answers = min(self.most, self.limit + 1), 0
+        elif heard.status == 429 and began > self.halved:
+            self.limit, self.answers, self.halved = max(1, self.limit // 2), 0, time.monotonic()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, or less if stopped."""
+        try:
+            async with asyncio.timeout(seconds), self.changed:
+                await self.changed.wait_for(lambda: self.stopped)
+        except TimeoutError:
+            pass
+
+    async def stop(self) -> None:
+        async with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+
+async def _ask(api: _Api, key: str, request: dict) -> Generation:
+    """One answer, with retries of what may pass (429, 5xx, connection, silence, broken body) until the deadline.
+
+    The time in the gate's queue does not count. No call is begun that the deadline would cut short: it may be billed.
+    """
+    left, attempts, broken = _DEADLINE_SECONDS, 0, 0
+    while True:
+        async with api.gate:
+            if api.gate.stopped:
+                return Generation("", 0, None, f"given up after {attempts} calls, the API failed")
+            began = time.monotonic()
+            heard = await _call(api, key, request)
+            api.gate.heed(heard, began)
+        if isinstance(heard, Generation):
+            return heard
+        attempts, broken = attempts + 1, broken + (heard.status == 200)
+        wait = heard.wait if heard.wait is not None else random.uniform(0, min(30.0, 0.5 * 2**attempts))
+        left -= time.monotonic() - began + wait
+        if left < _CALL_SECONDS or attempts >= _ATTEMPTS or broken >= _BROKEN:
+            asked = f" (asked to wait {heard.wait:.0f} s)" if heard.wait else ""
+            return Generation("", 0, None, f"{heard.reason}{asked}, given up after {attempts} calls")
+        await api.gate.pause(wait)
+
+
+async def _call(api: _Api, key: str, request: dict) -> Generation | _Trouble:
+    """One call, journalled before it is sent and again when it was answered, or refused and not billed.
+
+    journal.total("unanswered_calls") is therefore the number of calls that may have been billed for no answer.
+    """
+    import openai
+
+    letters = sum(len(message["content"]) for message in request["messages"])
+    aside = api.spending.begin(api.name, letters, api.sampling.max_new_tokens)
+    stamp = time.time_ns()
+    settled = (f"{key}#settled{stamp}", {"unanswered_calls": -1})
+    attempt = (f"{key}#attempt{stamp}", {"model": api.name, "unanswered_calls": 1})
+    _note(api, attempt, sync=False)  # survives a kill; the answer's fsync takes it along
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            answer = _parse_completion(await _complete(api, request))
+    except openai.APIStatusError as error:
+        if error.status_code < 500 or error.status_code == 503:
+            _note(api, settled)
+        return _refusal(api.name, error)
+    except UnicodeEncodeError:
+        _note(api, settled)
+        return Generation("", 0, None, "bad request: half a character (a lone surrogate) cannot be sent")
+    except TimeoutError:
+        return _Trouble(f"no answer within {_CALL_SECONDS:.0f} s")
+    except openai.APIConnectionError as error:
+        cause = type(error.__cause__).__name__
+        if cause in ("ConnectError", *_MALFORMED):  # nothing was sent
+            _note(api, settled)
+        if cause in _MALFORMED:
+            raise ApiError(f"api:{api.name} can't be called: check OPENAI_BASE_URL and OPENAI_API_KEY") from None
+        return _Trouble("connection failed")
+    except (openai.APIError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return _Trouble(f"broken answer ({type(error).__name__})", status=200)
+    api.spending.end(api.name, aside, answer.prompt_tokens or 0, answer.num_tokens)
+    _note(api, (key, asdict(answer)), settled)
+    return answer
+
+
+def _note(api: _Api, *records: tuple[str, dict], sync: bool = True) -> None:
+    if api.journal is not None:
+        api.journal.append_many(records, sync)
+
+
+async def _complete(api: _Api, request: dict):
+    sampling = api.sampling
+    return await api.client.chat.completions.create(
+        model=api.name,
+        messages=request["messages"],
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        seed=request_seed(request) % 2**31,
+        extra_body={"top_k": sampling.top_k} if sampling.top_k else None,
+        **({"stop": list(sampling.stop)} if sampling.stop else {}),
+    )
+
+
+def _parse_completion(completion) -> Generation:
+    """ValueError when the body carries no text: empty text is no answer."""
+    choice = completion.choices[0]
+    text = choice.message.content
+    if not text or not isinstance(text, str):
+        raise ValueError("empty content")
+    read, written = (getattr(completion.usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    written = written if isinstance(written, int) else len(text.split())
+    finish = "length" if choice.finish_reason == "length" else "stop"
+    return Generation(text, written, finish, prompt_tokens=read if isinstance(read, int) else None)
+
+
+def _refusal(name: str, error) -> Generation | _Trouble:
+    """What an error status means: come again (_Trouble), not this request (Generation), not at all (ApiError)."""
+    status = error.status_code
+    if status == 402 or error.code == "insufficient_quota":
+        raise ApiError(f"api:{name}: the account's quota is used up") from None
+    if status in (401, 403, 404, 405):
+        raise ApiError(f"api:{name} refused the call ({status}): check key, base URL and model") from None
+    if status in (408, 409, 425, 429) or status >= 500:
+        reason = "rate limit" if status == 429 else f"server error {status}"
+        return _Trouble(reason, status, _retry_after(error.response.headers.get("retry-after", "")))
+    return Generation("", 0, None, f"bad request: {redaction.redact(str(error))[:200]}")
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds of a Retry-After header, a number or an HTTP date; None if it is neither."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

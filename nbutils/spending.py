@@ -1,0 +1,126 @@
+"""What calls to paid APIs cost: an estimate before the first one, and limits that no call goes beyond.
+
+What was spent is read from the journal: every attempt is one call, whether its answer came or not; tokens are those
+that the server reported. Before a call its highest possible price is set aside, so that calls in flight cannot pass
+the limit together.
+"""
+
+import csv
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nbutils import paths
+
+LETTERS_PER_TOKEN = 3.5  # of what is read, for estimates: English has about four, other text fewer
+_ATTEMPT = "#attempt"
+
+
+class SpendLimit(RuntimeError):
+    """A call would go beyond max_calls or max_usd; nothing is lost, a higher limit goes on from here."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_calls, max_usd: of one step, over all its runs; 0 for none. prices: {model: (read, written)}, USD per million
+    tokens."""
+
+    max_calls: int = 0
+    max_usd: float = 0.0
+    prices: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def limits(max_calls: int, max_usd: float, prices: str) -> Limits:
+    """Limits with the prices in a csv file: model, read, written; lines that start with # are comments.
+
+    prices: relative to the project. ValueError or FileNotFoundError, in one line.
+    """
+    path = paths.project_root() / Path(prices).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{prices} not found: wanted a csv file such as params/prices.csv")
+    lines = [line for line in path.read_text("utf-8-sig").split("\n") if line.strip() and not line.startswith("#")]
+    try:
+        found = {row["model"]: (float(row["read"]), float(row["written"])) for row in csv.DictReader(lines)}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{prices}: wanted the columns model, read and written, dollars per million tokens") from None
+    return Limits(max_calls, max_usd, found)
+
+
+def price(model: str, prices: dict, input_tokens: float, output_tokens: float) -> float | None:
+    """US dollars, or None for a model without a price. model: with or without `api:`."""
+    name = model.removeprefix("api:")
+    if name not in prices:
+        return None
+    read, written = prices[name]
+    return (input_tokens * read + output_tokens * written) / 1e6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """calls still to make; tokens read (about) and written (at most); usd at most, None without a price."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+
+
+def estimate(model: str, letters: list[int], max_new_tokens: int, prices: dict) -> Estimate:
+    """Of one call per entry of letters, the length of what each call reads. Retries are not in it."""
+    read, written = round(sum(letters) / LETTERS_PER_TOKEN), len(letters) * max_new_tokens
+    return Estimate(len(letters), read, written, price(model, prices, read, written))
+
+
+def sentence(model: str, found: Estimate, known: Limits) -> str:
+    """The estimate in words, beside the limits."""
+    usd = "price unknown" if found.usd is None else f"at most ${found.usd:,.2f}"
+    limit = [f"{known.max_calls:,} calls"] * bool(known.max_calls) + [f"${known.max_usd:,.2f}"] * bool(known.max_usd)
+    return (
+        f"{model}: {found.calls:,} calls, about {found.input_tokens:,} tokens read and at most "
+        f"{found.output_tokens:,} written, {usd} (limit: {' and '.join(limit) or 'none'})"
+    )
+
+
+class Spending:
+    """Running totals of a step's calls and dollars, begun from its journal. Safe to use from several threads."""
+
+    def __init__(self, known: Limits, journal=None):
+        self.limits, self._lock = known, threading.Lock()
+        self.calls, self.usd, self._set_aside = 0, 0.0, 0.0
+        model_of: dict[str, str] = {}
+        for key, value in journal.items() if journal is not None else ():
+            if _ATTEMPT in key:
+                self.calls += 1
+                model_of[key.partition(_ATTEMPT)[0]] = value.get("model", "")
+        for key, model in model_of.items():
+            answer = journal.get(key) or {}
+            read, written = answer.get("prompt_tokens") or 0, answer.get("num_tokens") or 0
+            self.usd += price(model, known.prices, read, written) or 0.0
+
+    def begin(self, model: str, letters: int, max_new_tokens: int) -> float:
+        """Count one call and set its highest price aside; returns that. SpendLimit if it would pass a limit."""
+        most = price(model, self.limits.prices, letters / LETTERS_PER_TOKEN, max_new_tokens)
+        with self._lock:
+            if self.limits.max_calls and self.calls >= self.limits.max_calls:
+                raise SpendLimit(self._said("max_calls", f"{self.limits.max_calls:,} calls"))
+            if self.limits.max_usd and most is None:
+                raise SpendLimit(
+                    f"{model} has no price in the prices file, and max_usd is set: add it, or set max_usd 0"
+                )
+            if self.limits.max_usd and self.usd + self._set_aside + most > self.limits.max_usd:
+                raise SpendLimit(self._said("max_usd", f"${self.limits.max_usd:,.2f}"))
+            self.calls += 1
+            self._set_aside += most or 0.0
+        return most or 0.0
+
+    def end(self, model: str, set_aside: float, input_tokens: int, output_tokens: int) -> None:
+        """Put what a call cost in the place of what was set aside for it."""
+        with self._lock:
+            self._set_aside -= set_aside
+            self.usd += price(model, self.limits.prices, input_tokens, output_tokens) or 0.0
+
+    def _said(self, name: str, limit: str) -> str:
+        return (
+            f"spend limit of {limit} reached after {self.calls:,} calls and ${self.usd:,.2f}: every answer is kept; "
+            f"raise {name} and run again to go on"
+        )
