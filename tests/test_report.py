@@ -8,7 +8,7 @@ import pytest
 from hostile import HOSTILE_HTML, NOWHERE, active_content, visible_text
 from test_pages import CHROMIUM, PNG
 
-from nbutils import paths, report
+from nbutils import health, paths, report, tables
 
 SUMMARY = (
     *("cell", "prompt_set", "arm", "num_prompts", "mean_reward", "mean_reward_low", "mean_reward_high"),
@@ -68,6 +68,17 @@ def test_a_large_unscored_share_is_announced_above_the_table(plot):
     write_csv(plot / "tables" / "missing.csv", MISSING, [("main", "verdict", "s", "poir vs nan", "refused", 50, 200)])
     text = visible_text(report.write_report("tiny").read_text("utf-8"))
     assert "Up to 25.0% of what was to be scored has no score" in text
+
+
+def test_a_judge_that_fails_its_checks_is_announced_above_the_table(plot):
+    card = health.card([], [], [], "main")
+    tables.write(card, plot / "tables", "judge_health")
+    assert "This judge fails" not in report.write_report("tiny").read_text("utf-8")
+    card.loc[3, ["value", "low", "high", "num", "sound"]] = [0.9, 0.8, 0.95, 80, False]
+    tables.write(card, plot / "tables", "judge_health")
+    text = visible_text(report.write_report("tiny").read_text("utf-8"))
+    wanted = "This judge fails 1 of its checks. identical responses called different: 90% of 80, wanted at most 20%."
+    assert text.index(wanted) < text.index("what the others are judged against")
 
 
 def test_nothing_missing_is_said_too(plot):
