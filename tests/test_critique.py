@@ -4,7 +4,7 @@ import pytest
 
 from nbutils import critique
 from nbutils.critique import Loop
-from nbutils.generate import Sampling
+from nbutils.generate import Generation, Sampling
 from nbutils.models import Runtime
 from nbutils.records import Prompt, Round, prompt_id
 
@@ -114,3 +114,18 @@ def test_the_best_round_is_the_earliest_with_the_highest_score():
     rounds = [Round("p", "p", n, f"p{n}", "y", score, "c", "") for n, score in enumerate([2, 3, None, 3])]
     assert critique.best(rounds).round == 1
     assert critique.best(rounds[2:3]).rewrite == "p2"
+
+
+def test_a_critique_or_rewrite_that_failed_keeps_its_own_reason(monkeypatch):
+    """A server that gave up is not a model that wrote no score."""
+    failed, real = Generation("", 0, None, "server error 500, given up after 12 calls"), critique.generate
+
+    def flaky(model, requests, *more, **named):
+        asked = [each if isinstance(each, str) else each[-1]["content"] for each in requests]
+        made = real(model, requests, *more, **named)
+        return [failed if text.startswith(flaky.broken) else one for text, one in zip(asked, made, strict=True)]
+
+    monkeypatch.setattr(critique, "generate", flaky)
+    for flaky.broken, score in (("critique:", None), ("revise:", 1)):
+        (only,) = evaluate("fakes:collector", ["one two"])
+        assert (only.score, only.reason) == (score, failed.reason)

@@ -3,7 +3,7 @@
 import pytest
 
 from nbutils import invent
-from nbutils.generate import Sampling
+from nbutils.generate import Generation, Sampling
 from nbutils.invent import Settings
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
@@ -38,6 +38,13 @@ def test_copies_and_near_copies_of_the_pool_are_told_apart():
     assert made.counts["too similar"] > 0 and "duplicate" not in made.counts
     assert made.examples["too similar"][0].endswith(" now")
     assert run("fakes:collector", 30).counts["duplicate"] > 0  # with the threshold at 1 nothing else is refused
+
+
+def test_calls_that_failed_are_no_unreadable_answers(monkeypatch):
+    failed = Generation("", 0, None, "server error 500, given up after 12 calls")
+    monkeypatch.setattr(invent, "generate", lambda model, requests, *_: [failed] * len(requests))
+    made = run("fakes:collector")
+    assert made.counts == {"no answer": 2 * 4 * 5} and made.examples["no answer"] == [failed.reason] * 3
 
 
 def test_no_seeds_is_one_line():
