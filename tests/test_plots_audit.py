@@ -125,3 +125,13 @@ def test_it_draws_what_summary_gives(tmp_path):
     assert [path.read_bytes() for path in saved[0]] == [path.read_bytes() for path in saved[1]]
     assert " ".join(texts(rewrite_audit(tables.read(saved[0][2])))).replace("\n", " ") == shown
     assert plt.imread(saved[0][0]).shape[1] > 1500
+
+
+def test_a_flag_that_no_rewrite_has_takes_no_room_and_is_named():
+    table = summary(("alignpro", "poir"))
+    table.loc[table["flag"] == "empty", "num_flagged"] = 0
+    figure = rewrite_audit(table)
+    shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "nothing written" not in shown and says(figure, "in no rewrite: nothing written")
+    table["num_flagged"] = 0  # then every flag that applies is shown
+    assert len(figure.axes[0].get_yticklabels()) < len(rewrite_audit(table).axes[0].get_yticklabels())

@@ -29,17 +29,18 @@ _COLUMNS = {"flagged": (36, INK), "others": (70, FAINT)}  # points right of the 
 def rewrite_audit(summary, baseline: str = "nan"):
     """Per flag and arm: the share of prompts flagged; beside it the win rate of flagged prompts and of the others.
 
-    summary: audit.summary's rows; a line of panels per cell x prompt set. Flags that apply to no prompt are left out,
-    and named above. baseline: the arm that the win rates are against.
+    summary: audit.summary's rows; a line of panels per cell x prompt set. Flags that no arm has (unless none has any),
+    or that apply to no prompt, are left out, and named above. baseline: the arm that the win rates are against.
     """
     title, table = "What rewriting did to the prompts, and whether that goes with losses", frame(summary)
     applies = np.nan_to_num(numbers(table, "num_applicable")) > 0
     if not applies.any():
         return nothing(title, "no arm has a prompter: nothing was rewritten")
-    flags = [flag for flag in audit.FLAGS if flag in set(table["flag"][applies])]
+    found = applies & (np.nan_to_num(numbers(table, "num_flagged")) > 0)
+    flags = [flag for flag in audit.FLAGS if flag in set(table["flag"][found if found.any() else applies])]
     parts = [(label, part, tables.arm_order(part["arm"])) for label, part in panels(table)]
     heights = [0.75 + (len(flags) + 1) * _step(arms) for *_, arms in parts]
-    figure = new_figure(10.6, sum(heights), title, _subtitle(table, flags))
+    figure = new_figure(10.6, sum(heights), title, _subtitle(table, flags, set(table["flag"][applies])))
     axes = figure.subplots(len(parts), 2, sharex="col", squeeze=False, width_ratios=[5, 4], height_ratios=heights)
     for (left, right), (label, part, arms) in zip(axes, parts, strict=True):
         left.set_title(label if len(arms) > 1 else " · ".join(filter(None, (label, short(arms[0])))), pad=6)
@@ -50,13 +51,15 @@ def rewrite_audit(summary, baseline: str = "nan"):
     return figure
 
 
-def _subtitle(table: pd.DataFrame, flags: list[str]) -> str:
+def _subtitle(table: pd.DataFrame, flags: list[str], applying: set[str]) -> str:
     text = (
         "left: share of the prompts that a flag applies to · right: a dot for flagged prompts, grey for the others; a "
     )
     text += "dot left of its grey mark means that flagged prompts fare worse, not why · 95% intervals (Wilson, Tango)"
-    left_out = [words for flag, words in audit.FLAGS.items() if flag not in flags]
     text += f" · n = {span(numbers(table, 'num_prompts'))} prompts"
+    absent = [words for flag, words in audit.FLAGS.items() if flag in applying and flag not in flags]
+    left_out = [words for flag, words in audit.FLAGS.items() if flag not in applying]
+    text += f" · in no rewrite: {', '.join(absent)}" if absent else ""
     return text + (f" · left out, since no prompt is concerned: {', '.join(left_out)}" if left_out else "")
 
 
