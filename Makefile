@@ -45,7 +45,7 @@ sandbox: setup ## run the whole experiment on the embedded sandbox: no network, 
 	$(WORKBOOK) run params/sandbox.yml
 
 test: lint ## lint, then run all tests
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style without changing anything
 	$(VENV_PYTHON) -m ruff check .

@@ -27,6 +27,7 @@ from nbutils import arms, models, novelty, rewards, templates, training
 from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
 from nbutils.records import Journal, Prompt
+from nbutils.texts import encodable
 
 ALGORITHMS = ("ppo", "rloo", "grpo")
 _NAMES = {
@@ -166,7 +167,7 @@ def fit(prompts: list[Prompt], policy: str, max_tokens: int, how: str, runtime: 
     how: drop leaves longer ones out, truncate keeps their first max_tokens tokens under the same prompt_id.
     """
     tokenizer = models.load_tokenizer(policy, runtime)
-    texts = [row.prompt for row in prompts]
+    texts = [encodable(row.prompt) for row in prompts]
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     kept = [
         row if len(ids) <= max_tokens else replace(row, prompt=tokenizer.decode(ids[:max_tokens]).strip())
@@ -357,7 +358,7 @@ def _dataset(prompts: list[Prompt], template):
     """Rows {prompt: messages, x: the original prompt}."""
     from datasets import Dataset
 
-    texts = [row.prompt for row in prompts]
+    texts = [encodable(row.prompt) for row in prompts]
     turns = arms.rewrite_requests(template, texts) if template else [[{"role": "user", "content": x}] for x in texts]
     return Dataset.from_dict({"prompt": turns, "x": texts})
 

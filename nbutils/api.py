@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from nbutils import redaction
 from nbutils.records import Journal
 from nbutils.spending import Spending, SpendLimit
-from nbutils.texts import Generation, Sampling, request_seed
+from nbutils.texts import Generation, Sampling, encodable, request_seed
 
 _DEADLINE_SECONDS = 300.0  # of one request to an API: calls and the pauses between them
 _CALL_SECONDS = 90.0  # of one call, to the last byte of its answer
@@ -247,7 +247,7 @@ def _parse_completion(completion) -> Generation:
     read, written = (getattr(completion.usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
     written = written if isinstance(written, int) else len(text.split())
     finish = "length" if choice.finish_reason == "length" else "stop"
-    return Generation(text, written, finish, prompt_tokens=read if isinstance(read, int) else None)
+    return Generation(encodable(text), written, finish, prompt_tokens=read if isinstance(read, int) else None)
 
 
 def _refusal(name: str, error) -> Generation | _Trouble:

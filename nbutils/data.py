@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from nbutils import hub, novelty, paths, readers, records
+from nbutils.texts import encodable
 
 HUB_SETS = {
     "ultrafeedback": "openbmb/UltraFeedback",
@@ -63,7 +64,8 @@ def load_counted(
 
     num_prompts: how many at most, 0 for all. They are drawn at random by seed, the same ones whatever the order of
     the rows, and more of them for a larger number (a stream is mixed in a buffer instead); shuffle=False takes the
-    first. The rows come in the set's order. Prompts are stripped of blanks at both ends.
+    first. The rows come in the set's order. Prompts are stripped of blanks at both ends;
+    half a character (a lone surrogate) becomes U+FFFD: no model and no page can show it.
     counts: rows read, empty (without a prompt), duplicates (merged), other_split, kept.
     Raises ValueError, FileNotFoundError, PermissionError or ConnectionError, each in one line.
     """
@@ -172,7 +174,7 @@ def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Coun
     for index, row in enumerate(rows):
         counts["read"] += 1
         columns.update(row)
-        text = (find_prompt(row) or "").strip()
+        text = encodable(find_prompt(row) or "").strip()
         if not text:
             counts["empty"] += 1
             continue

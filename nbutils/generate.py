@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nbutils import api, models, paths
 from nbutils.models import Runtime
 from nbutils.records import Journal
-from nbutils.texts import Generation, Sampling, request, request_seed
+from nbutils.texts import Generation, Sampling, encodable, request, request_seed
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -94,11 +94,11 @@ def render(model: str, tokenizer, messages: list[dict]) -> str:
     Where the template refuses a system message (Gemma's does, and Mistral's first), its text opens the user's turn.
     """
     if messages[0]["role"] == "raw":
-        return (tokenizer.bos_token or "") + messages[0]["content"]
+        return (tokenizer.bos_token or "") + encodable(messages[0]["content"])
     if not tokenizer.chat_template:
         raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return encodable(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
         if messages[0]["role"] != "system" or len(messages) < 2:
             raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
@@ -240,5 +240,5 @@ def _generate_callable(model, unique, answers, sampling, runtime, journal):
     pending = [key for key in unique if key not in answers]
     for start in range(0, len(pending), runtime.batch_size):
         batch = pending[start : start + runtime.batch_size]
-        texts = [cut_at(function(unique[key]["messages"]), sampling.stop) for key in batch]
+        texts = [cut_at(encodable(function(unique[key]["messages"])), sampling.stop) for key in batch]
         yield [(key, Generation(text, len(text.split()), "stop")) for key, text in zip(batch, texts, strict=True)]

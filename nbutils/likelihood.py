@@ -8,7 +8,7 @@ a word in an unusual way.
 from nbutils import models
 from nbutils.generate import Sampling, cut_batches, filter_scores, render, run_batches
 from nbutils.models import Runtime
-from nbutils.texts import messages_of
+from nbutils.texts import encodable, messages_of
 
 
 def log_probabilities(
@@ -46,7 +46,7 @@ def knows_probabilities(model: str) -> bool:
 
 
 def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"] if texts else []
 
 
 def _forward(net, tokenizer, rows: list[tuple], sampling: Sampling) -> list[float]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbutils import data, experiments, hub, paths, readers, records, steps
+from nbutils.texts import encodable
 
 HUB_PAIRS = data.HUB_SETS | {"orca": "Intel/orca_dpo_pairs"}  # OpenOrca itself has one response per question
 # Whole numbers, so that equal ratings are equal sums. Being long is no merit in itself.
@@ -101,7 +102,7 @@ def _rewrites(row: dict, path: Path, counts: Counter) -> records.Pair | None:
         wanted = f"01_collect's pairs.jsonl, or prompt, {', '.join(_REWRITES)}"
         raise ValueError(f"{path.name} holds no rewrites: wanted {wanted}; got {', '.join(map(str, row))[:200]}")
     texts = [row[name] if isinstance(row[name], str) else "" for name in ("prompt", *_REWRITES)]
-    prompt, better, good, bad = (text.strip() for text in texts)
+    prompt, better, good, bad = (encodable(text).strip() for text in texts)
     if not all((prompt, better, good, bad)):
         counts["incomplete"] += 1
     elif better == prompt:
@@ -196,7 +197,7 @@ def _pairs(rows: Iterable[dict], ref: str, counts: Counter) -> Iterator[Preferen
         columns.update(row)
         if counts["read"] == _LOOK:
             _check_columns(columns, ref)
-        prompt = (data.find_prompt(row) or "").strip()
+        prompt = encodable(data.find_prompt(row) or "").strip()
         found = _reason(row, ref, prompt) or _sides(row)
         if isinstance(found, list):  # a rated response: others to its prompt may come later
             rated.setdefault(prompt, (index, []))[1].extend(found)
@@ -298,7 +299,7 @@ def _number(value) -> float | None:
 def _response(value) -> str | None:
     """The assistant's last words in a text or in messages, stripped; None where somebody else has the last word."""
     turns = _turns(value)
-    return turns[-1][1].strip() if turns and turns[-1][0] in _ASSISTANTS else None
+    return encodable(turns[-1][1]).strip() if turns and turns[-1][0] in _ASSISTANTS else None
 
 
 def _num_users(turns) -> int:

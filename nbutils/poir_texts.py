@@ -17,6 +17,7 @@ from nbutils import templates
 from nbutils.generate import render
 from nbutils.pairs import PreferencePair
 from nbutils.records import Pair
+from nbutils.texts import encodable
 
 TARGETS = ("poir", "dpo_awi", "sft", "dpo_awo")
 
@@ -141,7 +142,7 @@ def _apart(tokenizer, text: str) -> list[int]:
 
 
 def _encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"]
 
 
 def fitting(rows: list[dict], max_tokens: int) -> tuple[list[dict], dict[str, int]]:

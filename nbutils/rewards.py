@@ -18,6 +18,7 @@ from nbutils.generate import cut_batches, run_batches
 from nbutils.models import Runtime
 from nbutils.pairs import PreferencePair
 from nbutils.records import Journal
+from nbutils.texts import encodable
 
 _NAMES = {
     "loss": "loss",
@@ -134,7 +135,7 @@ def _render(tokenizer, prompt: str, response: str) -> str:
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path} has no chat template: add chat_template.jinja to its folder")
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    return tokenizer.apply_chat_template(turns, tokenize=False)
+    return encodable(tokenizer.apply_chat_template(turns, tokenize=False))
 
 
 # Learning

@@ -31,6 +31,11 @@ class Generation:
     prompt_tokens: int | None = None
 
 
+def encodable(text: str) -> str:
+    """The text as a tokenizer can read it: half a character (a lone surrogate), which is no Unicode, becomes U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def messages_of(prompt) -> list[dict]:
     """A bare prompt as one user message; a list of messages as it is."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

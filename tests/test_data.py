@@ -96,8 +96,9 @@ def test_every_format_gives_the_same_prompts(tmp_path, write, name):
         content = content if name == "a.json" else "\n".join(json.dumps({"prompt": text}) for text in prompts)
         write(name, content)
     rows = data.load(str(tmp_path / name), "train")
-    assert texts(rows) == prompts
-    assert [row.prompt_id for row in rows] == [records.prompt_id(text) for text in prompts]
+    wanted = [text.replace("\ud800", "\ufffd") for text in prompts]  # half a character is none
+    assert texts(rows) == wanted
+    assert [row.prompt_id for row in rows] == [records.prompt_id(text) for text in wanted]
 
 
 def test_raw_separators_bom_blank_lines_and_crlf(write):
