@@ -57,12 +57,15 @@ def relative(path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
+SCRATCH = ".part"  # ends the hidden file that becomes the real one; a kill can leave it behind
+
+
 def write_atomic(path: Path, data: str | bytes) -> Path:
     """Write data (text as UTF-8) so that a reader, a crash or a full disk never meets half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode("utf-8") if isinstance(data, str) else data
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SCRATCH)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)

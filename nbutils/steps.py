@@ -106,6 +106,8 @@ def open_step(notebook: str, parameters: dict, step: str) -> Step:
     try:
         opened.folder.mkdir(parents=True, exist_ok=True)
         (opened.folder / "manifest.json").unlink(missing_ok=True)
+        for scratch in opened.folder.rglob(f".*{paths.SCRATCH}"):  # of a run that was killed while it wrote
+            scratch.unlink(missing_ok=True)
     except OSError as error:
         raise PermissionError(
             f"cannot write to {opened.folder} ({error.strerror}): change outputs' owner or set WORKBOOK_OUTPUTS"

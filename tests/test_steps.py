@@ -1,6 +1,8 @@
 """A step is done or not done: the manifest decides, and it notices every change of an input or output."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -52,6 +54,22 @@ def test_opening_a_step_takes_its_manifest_away_and_keeps_the_journal(outputs, t
     (run.folder / "journal.jsonl").write_text("")
     steps.open_step("01_collect", PARAMETERS, "collect")
     assert steps.verify(run.folder) == (False, "no manifest") and (run.folder / "journal.jsonl").exists()
+
+
+def test_what_a_kill_left_of_a_file_half_written_is_in_no_manifest(outputs, tmp_path):
+    """A SIGKILL between writing and renaming leaves the hidden half; the next run's output folder is without it."""
+    run, _, _ = _finished(outputs, tmp_path)
+    code = (
+        "import os, sys; from nbutils import paths\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "paths.write_atomic(sys.argv[1], 'half')"
+    )
+    target = run.folder / "tables" / "summary.csv"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    left = list(target.parent.iterdir())
+    assert len(left) == 1 and left[0].name.startswith(".summary.csv.") and left[0] != target
+    steps.open_step("01_collect", PARAMETERS, "collect")
+    assert list(target.parent.iterdir()) == []
 
 
 def test_missing_input_names_the_notebook_that_makes_it(outputs):
