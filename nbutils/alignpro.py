@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from transformers import TrainerCallback
 
-from nbutils import arms, models, novelty, rewards, templates, training
+from nbutils import arms, changes, models, rewards, templates, training
 from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
 from nbutils.records import Journal, Prompt
@@ -239,11 +239,11 @@ def make_reward(
 
 
 def _log_odd(log_metric, prompts: list[str], rewrites: list[str], responses: list[str | None]) -> None:
-    """Shares of rewrites that are empty, that are the prompt, and that answer it: nearer to a response than to x."""
+    """Shares of rewrites that are empty, that are the prompt, and that answer it (changes.is_answered)."""
     log_metric("empty", sum(not text for text in rewrites) / len(rewrites))
     log_metric("unchanged", sum(a == b for a, b in zip(rewrites, prompts, strict=True)) / len(rewrites))
-    rows = zip(rewrites, prompts, responses, strict=True)
-    log_metric("answered", sum(novelty.is_answer(*row) for row in rows) / len(rewrites))
+    rows = zip(prompts, rewrites, responses, strict=True)
+    log_metric("answered", sum(changes.is_answered(*row) for row in rows) / len(rewrites))
 
 
 def _classes(algorithm: str):

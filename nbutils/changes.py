@@ -327,17 +327,22 @@ _REQUESTS = frozenset(
 _REFUSAL = re.compile(r"\s*(?:as an ai\b|i'?m sorry|i am sorry|sorry, |i'?m an ai\b|i cannot\b|i can'?t\b)", re.I)
 
 
-def is_answered(prompt: str, rewrite: str, response: str) -> bool:
-    """Whether the rewrite answers: novelty.is_answer of a text that asks for nothing, or a refusal in a model's voice.
+def is_answered(prompt: str, rewrite: str, response: str | None) -> bool:
+    """Whether the rewrite answers the prompt: a text that asks for nothing and stands in the response, or a refusal.
 
-    A response that restates its prompt makes is_answer true of good rewrites, hence the look for a request: a first
-    word of a short list, or a question mark at the end. Misses an answer that the response does not resemble.
+    It stands there if more than 0.8 of its tokens are in the response in their order, and its ROUGE-L with the response
+    is above 0.5 and above that with the prompt. It asks by a first word of a short list, or by a question mark at the
+    end. Misses an answer that the response does not resemble.
     """
     words = split_words(rewrite)
     if _REFUSAL.match(_plain(rewrite)) and not _REFUSAL.match(_plain(prompt)):
         return True
     asks = bool(words) and (words[0] in _REQUESTS or rewrite.rstrip(" \n\"'*").endswith("?"))
-    return not asks and novelty.is_answer(rewrite, prompt, response)
+    if asks or not response:
+        return False
+    near, own = novelty.rouge_l(rewrite, response), len(novelty.tokenize(rewrite))
+    shared = near * (own + len(novelty.tokenize(response))) / 2  # F = 2 LCS / (own + the response's)
+    return near > 0.5 and near > novelty.rouge_l(rewrite, prompt) and shared > 0.8 * own
 
 
 _SLOTS = sorted({slot for slots in templates.SLOTS.values() for slot in slots})

@@ -13,7 +13,7 @@ Departures from the paper (section 3.1):
 
 from dataclasses import dataclass, replace
 
-from nbutils import novelty, templates
+from nbutils import changes, templates
 from nbutils.generate import Generation, Sampling, generate
 from nbutils.invent import is_foreign, scripts_of
 from nbutils.models import Runtime
@@ -70,9 +70,7 @@ def self_evaluate(
     cannot be parsed is asked again num_retries times; then its round is unscored with the reason and the loop of that
     prompt ends, as it does when no usable rewrite comes (the reason then stands in its last round, the raw text too).
     """
-    ask = _Asker(
-        model, responder, folder, loop, responding, runtime, journal, label, first_sample
-    )  # fmt: skip
+    ask = _Asker(model, responder, folder, loop, responding, runtime, journal, label, first_sample)
     rounds: dict[str, list[Round]] = {row.prompt_id: [] for row in prompts}
     active = [(row, row.prompt) for row in prompts]
     for number in range(loop.num_rounds + 1):
@@ -115,9 +113,7 @@ def _revise(ask: _Asker, going_on: list[Prompt], rounds: dict, number: int) -> l
     """(prompt, rewrite) for each prompt that goes on; one without a usable rewrite keeps the reason and stops."""
     template = templates.load("revise", ask.folder)
     lasts = [rounds[row.prompt_id][-1] for row in going_on]
-    asked = [
-        templates.messages(template, prompt=last.prompt, critique=last.critique or "") for last in lasts
-    ]  # fmt: skip
+    asked = [templates.messages(template, prompt=last.prompt, critique=last.critique or "") for last in lasts]
     found = _until_parsed(ask, asked, _read_rewrite, lambda each: each[0] is not None, number, "rewrites")
     kept = []
     for row, last, ((text, reason), raw) in zip(going_on, lasts, found, strict=True):
@@ -135,7 +131,7 @@ def _unusable(rewrite: str, last: Round) -> str | None:
         return f"rewrite longer than {LONGEST} times the prompt"
     if is_foreign(rewrite, scripts_of([last.prompt])):
         return "rewrite in another script"
-    return "rewrite answers the prompt" if novelty.is_answer(rewrite, last.prompt, last.response) else None
+    return "rewrite answers the prompt" if changes.is_answered(last.prompt, rewrite, last.response) else None
 
 
 def _read_critique(made: Generation) -> templates.Critique:

@@ -50,12 +50,6 @@ def find_near(prompts: list[str], others: list[str], threshold: float) -> list[b
     return [pool.is_near(prompt) for prompt in prompts]
 
 
-def is_answer(rewrite: str, prompt: str, response: str | None) -> bool:
-    """Whether a rewrite reads as an answer: ROUGE-L with its response above 0.5 and above that with the prompt."""
-    near = rouge_l(rewrite, response) if response else 0.0
-    return near > 0.5 and near > rouge_l(rewrite, prompt)
-
-
 def _learn(text: str, ids: dict[str, int]) -> list[int]:
     """Ids of a text's tokens; new tokens get the next ones, from 1."""
     return [ids.setdefault(token, len(ids) + 1) for token in tokenize(text)]

@@ -411,3 +411,19 @@ def test_tables_are_written_and_read_back(tmp_path):
     for name, table in (("audit", audit.audit(study())), ("summary", audit.summary(audit.audit(study()), heard()))):
         back = tables.read(tables.write(table, tmp_path, name)[0])
         assert list(back) == list(table) and len(back) == len(table)
+
+
+@pytest.mark.parametrize(
+    "rewrite, prompt, response, answers",
+    [
+        ("the fox eats mice.", "tell me about the fox.", "the fox eats mice. the fox yelps.", True),
+        ("describe the fox in detail.", "tell me about the fox.", "the fox eats mice.", False),
+        ("tell me about the fox.", "tell me about the fox.", "tell me about the fox.", False),
+        ("the fox, please.", "i would like to hear about the fox.", "the fox is red.", False),
+        ("detail the fox.", "what can you say about the fox?", "the fox eats mice.", False),
+        ("the fox in detail.", "i want to know about the fox.", "the fox is tiny in size.", False),
+        ("", "tell me about the fox.", None, False),
+    ],
+)
+def test_a_short_rewrite_that_shares_its_subject_with_the_response_is_no_answer(rewrite, prompt, response, answers):
+    assert changes.is_answered(prompt, rewrite, response) == answers

@@ -245,16 +245,3 @@ def test_pruned_equals_brute_force_where_the_bound_misleads(sizes):
 @pytest.mark.parametrize("threshold", [0.4, 0.7])
 def test_pruned_equals_brute_force_on_real_prompts(real_prompts, threshold):
     assert_same(threshold, real_prompts[:100], real_prompts[100:200] + real_prompts[-100:], 3)
-
-
-@pytest.mark.parametrize(
-    "rewrite, prompt, response, answers",
-    [
-        ("the fox eats mice.", "tell me about the fox.", "the fox eats mice. the fox yelps.", True),
-        ("describe the fox in detail.", "tell me about the fox.", "the fox eats mice.", False),
-        ("tell me about the fox.", "tell me about the fox.", "tell me about the fox.", False),
-        ("", "tell me about the fox.", None, False),
-    ],
-)
-def test_a_rewrite_that_answers_is_nearer_to_the_response_than_to_the_prompt(rewrite, prompt, response, answers):
-    assert novelty.is_answer(rewrite, prompt, response) == answers
