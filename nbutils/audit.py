@@ -16,7 +16,7 @@ import math
 
 import pandas as pd
 
-from nbutils import changes, paper, stats, tables
+from nbutils import changes, stats, tables
 
 FLAGS = {  # column -> words for it
     "unchanged": "unchanged",
@@ -121,7 +121,7 @@ def _share(part: pd.DataFrame, flag: str) -> dict:
     shares = part.dropna(subset=flag).astype({flag: float}).groupby("prompt_id")[flag].mean()
     num, flagged = len(shares), math.fsum(shares)
     share = flagged / num if num else math.nan
-    low, high = paper.wilson_interval(share, num)
+    low, high = stats.wilson_interval(share, num)
     return {"num_applicable": num, "num_flagged": flagged, "share": share, "share_low": low, "share_high": high}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nbutils import answering, likelihood, models, paper, paths, stats, tables
+from nbutils import answering, likelihood, models, paths, stats, tables
 from nbutils.arms import Arm
 from nbutils.generate import Sampling, cut_batches, run_batches
 from nbutils.models import Runtime
@@ -341,7 +341,7 @@ def _read(arm: Arm, benchmark: Benchmark, result: dict, rewrites: dict, responde
 
 
 def _interval(value: float, num: int) -> dict:
-    low, high = map(float, paper.wilson_interval(value, num)) if num > 1 else (None, None)
+    low, high = map(float, stats.wilson_interval(value, num)) if num > 1 else (None, None)
     return {"value_low": low, "value_high": high}
 
 

@@ -5,11 +5,9 @@ The limits are ours: rules of thumb, to be read with the interval. What no limit
 a judge may prefer longer responses because they are better.
 """
 
-import math
-
 import pandas as pd
 
-from nbutils import paper, stats
+from nbutils import stats
 
 CHECKS = {  # check: (least, most) of a sound judge
     "verdicts that could not be read": (0.0, 0.05),
@@ -39,7 +37,7 @@ def _row(cell: str, check: str, hits: int, num: int) -> tuple:
     least, most = CHECKS[check]
     share = hits / num if num else stats.NAN
     sound = None if not num else bool(least <= share <= most)
-    return cell, check, share, *paper.wilson_interval(share, num), num, least, most, sound
+    return cell, check, share, *stats.wilson_interval(share, num), num, least, most, sound
 
 
 def _of_verdicts(answers: list[dict], verdicts: list[dict]) -> dict[str, tuple[int, int]]:
@@ -97,8 +95,3 @@ def banner(table: pd.DataFrame) -> str:
     """What to say above every number that rests on this judge; "" where no check fails."""
     lines = failed(table)
     return f"This judge fails {len(lines)} of its checks. {'; '.join(lines)}." if lines else ""
-
-
-def missing_checks(table: pd.DataFrame) -> list[str]:
-    """Checks without a single comparison: not asked for, or nothing to compare."""
-    return [row["check"] for row in table.to_dict("records") if not math.isfinite(row["value"])]

@@ -65,18 +65,9 @@ def _percents(judged: pd.DataFrame) -> dict:
     row = {"num_scored": num, "num_unscored": len(judged) - num}
     for name in ("win", "lose"):
         share = math.fsum(judged[name].dropna()) / num if num else stats.NAN
-        ends = (100 * share, *(100 * end for end in wilson_interval(share, num)))
+        ends = (100 * share, *(100 * end for end in stats.wilson_interval(share, num)))
         row |= dict(zip((f"{name}_percent{end}" for end in ("", "_low", "_high")), ends, strict=True))
     return row
-
-
-def wilson_interval(share: float, num: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's (1927) score interval of a share of `num` prompts; NaN below two, as everywhere."""
-    if num < 2:
-        return stats.NAN, stats.NAN
-    middle = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def variances(answers, seed: int = 0) -> pd.DataFrame:

@@ -88,7 +88,7 @@ def _percents(judged: pd.DataFrame) -> dict:
     row = {"num_scored": num, "num_unscored": len(judged) - num}
     for name in ("win", "tie", "lose"):
         share = math.fsum(judged[name].dropna()) / num if num else stats.NAN
-        row |= _ends(f"{name}_percent", [100 * each for each in (share, *paper.wilson_interval(share, num))])
+        row |= _ends(f"{name}_percent", [100 * each for each in (share, *stats.wilson_interval(share, num))])
     rate = stats.win_rate(judged["win"], judged["lose"], judged["num_samples"])  # (1 + D) / 2, Tango's interval for D
     return row | _ends("delta_wr", [100 * (2 * each - 1) for each in rate[:3]])
 

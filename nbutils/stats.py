@@ -153,6 +153,15 @@ def _tango_upper(win, lose, num, z: float):
     return inside
 
 
+def wilson_interval(share: float, num: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's (1927) score interval of a share of `num` prompts; NaN below two, as everywhere."""
+    if num < 2:
+        return NAN, NAN
+    middle = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def win_rate(win, lose, num_samples=None, level: float = 0.95) -> Estimate:
     """P(win) + P(tie) / 2 over prompts, with the mapped Tango interval (choice 3 above for several samples).
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tables import answer, judged
 
-from nbutils import audit, changes, paper, stats, tables
+from nbutils import audit, changes, stats, tables
 from nbutils.records import Answer, Verdict
 
 
@@ -332,7 +332,7 @@ def test_summary_by_hand():
     assert list(table["flag"]) == list(audit.FLAGS)
     row = table.set_index("flag").loc["lost_numbers"]
     assert (row["num_prompts"], row["num_applicable"], row["num_flagged"], row["share"]) == (7, 6, 2.5, 2.5 / 6)
-    assert (row["share_low"], row["share_high"]) == paper.wilson_interval(2.5 / 6, 6)
+    assert (row["share_low"], row["share_high"]) == stats.wilson_interval(2.5 / 6, 6)
     assert row["median_growth"] == 1.5  # three words for two
     flagged = [row[f"flagged_{name}"] for name in audit.WIN_COLUMNS]
     assert flagged == [0, 1, 2, 0, *stats.win_rate([0, 0, 0], [1, 0, 1])[:3]]

@@ -53,8 +53,8 @@ def test_wilson_agrees_with_scipy_and_keeps_its_ends():
 
     for wins, num in ((0, 20), (7, 20), (20, 20), (1, 2)):
         theirs = scipy.stats.binomtest(wins, num).proportion_ci(method="wilson")
-        assert paper.wilson_interval(wins / num, num) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
-    assert all(math.isnan(end) for end in paper.wilson_interval(1.0, 1))
+        assert stats.wilson_interval(wins / num, num) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert all(math.isnan(end) for end in stats.wilson_interval(1.0, 1))
 
 
 def test_swapping_the_sides_swaps_a_and_b():

@@ -46,7 +46,7 @@ def test_one_set_by_hand():
     low, high = stats.tango_interval(5, 3, 10)
     assert (row["delta_wr"], row["delta_wr_low"], row["delta_wr_high"]) == pytest.approx((20, 100 * low, 100 * high))
     assert (row["tie_percent_low"], row["tie_percent_high"]) == pytest.approx(
-        [100 * end for end in paper.wilson_interval(0.2, 10)]
+        [100 * end for end in stats.wilson_interval(0.2, 10)]
     )
     assert over["prompt_set"] == poir_paper.OVER_SETS and math.isnan(over["win_percent"])
     for end in ("", "_low", "_high"):  # the mean over one set is that set's
