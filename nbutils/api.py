@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 
 from nbutils import redaction
 from nbutils.records import Journal
-from nbutils.spending import Spending, SpendLimit
+from nbutils.spending import ATTEMPT, LETTERS_PER_TOKEN, SETTLED, Spending, SpendLimit
 from nbutils.texts import Generation, Sampling, encodable, request_seed
 
 _DEADLINE_SECONDS = 300.0  # of one request to an API: calls and the pauses between them
@@ -187,35 +187,39 @@ async def _call(api: _Api, key: str, request: dict) -> Generation | _Trouble:
     """
     import openai
 
-    letters = sum(len(message["content"]) for message in request["messages"])
-    aside = api.spending.begin(api.name, letters, api.sampling.max_new_tokens)
+    read = sum(len(message["content"]) for message in request["messages"]) / LETTERS_PER_TOKEN
+    aside = api.spending.begin(api.name, read, api.sampling.max_new_tokens)
     stamp = time.time_ns()
-    settled = (f"{key}#settled{stamp}", {"unanswered_calls": -1})
-    attempt = (f"{key}#attempt{stamp}", {"model": api.name, "unanswered_calls": 1})
-    _note(api, attempt, sync=False)  # survives a kill; the answer's fsync takes it along
+    attempt = {"model": api.name, "unanswered_calls": 1, "read": round(read), "written": api.sampling.max_new_tokens}
+    _note(api, (f"{key}{ATTEMPT}{stamp}", attempt), sync=False)  # survives a kill; the answer's fsync takes it along
+
+    def settle(*answers: tuple[str, dict], read: int = 0, written: int = 0):
+        api.spending.end(api.name, aside, read, written)
+        settled = {"unanswered_calls": -1, "read": read, "written": written}
+        _note(api, *answers, (f"{key}{SETTLED}{stamp}", settled))
+
     try:
         async with asyncio.timeout(_CALL_SECONDS):
             answer = _parse_completion(await _complete(api, request))
     except openai.APIStatusError as error:
         if error.status_code < 500 or error.status_code == 503:
-            _note(api, settled)
+            settle()
         return _refusal(api.name, error)
     except UnicodeEncodeError:
-        _note(api, settled)
+        settle()
         return Generation("", 0, None, "bad request: half a character (a lone surrogate) cannot be sent")
     except TimeoutError:
         return _Trouble(f"no answer within {_CALL_SECONDS:.0f} s")
     except openai.APIConnectionError as error:
         cause = type(error.__cause__).__name__
         if cause in ("ConnectError", *_MALFORMED):  # nothing was sent
-            _note(api, settled)
+            settle()
         if cause in _MALFORMED:
             raise ApiError(f"api:{api.name} can't be called: check OPENAI_BASE_URL and OPENAI_API_KEY") from None
         return _Trouble("connection failed")
     except (openai.APIError, ValueError, TypeError, IndexError, AttributeError) as error:
         return _Trouble(f"broken answer ({type(error).__name__})", status=200)
-    api.spending.end(api.name, aside, answer.prompt_tokens or 0, answer.num_tokens)
-    _note(api, (key, asdict(answer)), settled)
+    settle((key, asdict(answer)), read=answer.prompt_tokens or 0, written=answer.num_tokens)
     return answer
 
 

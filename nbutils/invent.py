@@ -18,7 +18,8 @@ from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
 from nbutils.records import Journal, Prompt, prompt_id
 
-_SLOW_BATCHES = 5  # in a row, after which inventing ends
+MOST_CALLS = 20  # for each prompt wanted, after which inventing ends
+_SLOW_BATCHES = 5  # in a row, after which it ends too
 _FOREIGN_SHARE = 1 / 3  # of a text's letters, above which it is in another script than the seeds
 _LEFTOVER = re.compile(
     r"(generated|seed) instruction|instruction \d+ *:|<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|\{[a-z_]{1,20}\}",
@@ -65,7 +66,8 @@ def invent(
     """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
 
     refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. The pool grows between batches of
-    calls. Stops early, with a message, when five batches in a row bring hardly anything new. seeds: see usable_seeds.
+    calls. Stops early, with a message, when five batches in a row bring hardly anything new, or after MOST_CALLS for
+    each prompt wanted. seeds: see usable_seeds.
     """
     if not seeds:
         raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
@@ -75,8 +77,9 @@ def invent(
         novelty.accept(seed)
     num_prompts = settings.num_prompts
     bar = tqdm(total=num_prompts, desc="new prompts", disable=not progress, mininterval=1.0)
-    while len(found.rows) < num_prompts and slow < _SLOW_BATCHES:
-        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(runtime.batch_size)]
+    most = MOST_CALLS * num_prompts
+    while len(found.rows) < num_prompts and slow < _SLOW_BATCHES and call < most:
+        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(min(runtime.batch_size, most - call))]
         requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
         numbers = list(range(call, call + len(requests)))
         texts = generate(model, requests, sampling, runtime, journal, numbers)
@@ -88,10 +91,10 @@ def invent(
         bar.update(len(found.rows) - bar.n)
     bar.close()
     if len(found.rows) < num_prompts:
-        found.message = (
-            f"the pool stopped growing at {len(found.rows)} of {num_prompts} prompts (at most "
-            f"{settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches): add seeds or loosen a filter"
-        )
+        few = f"at most {settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches"
+        why = few if slow == _SLOW_BATCHES else f"{MOST_CALLS} calls made for each"
+        got = f"{len(found.rows)} of {num_prompts} prompts"
+        found.message = f"the pool stopped growing at {got} ({why}): add seeds or loosen a filter"
     return found
 
 

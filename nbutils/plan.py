@@ -3,14 +3,13 @@
 Nothing here reaches the network, loads a model or imports torch.
 """
 
-import math
 import os
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbutils import arms, models, paths, steps
+from nbutils import arms, calls, models, paths, spending, steps
 from nbutils.experiments import Experiment, PlannedStep, plan_steps, read_experiment
 
 FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
@@ -26,6 +25,7 @@ _MEMORY = (
     "GPU memory is estimated as 1.2 × 2 bytes per parameter (4 with float32) of all models that a step loads; what is "
     "trained adds 14 bytes per parameter, or 0.5 with LoRA."
 )
+_PAID = f"Calls are counted without retries, a prompt as {calls.PROMPT_TOKENS} tokens."
 
 
 def load(path: Path, notebooks: Path | None = None) -> tuple[Experiment, list[PlannedStep]]:
@@ -150,93 +150,30 @@ def trained_parameter(step: PlannedStep) -> str | None:
     return None
 
 
-def _calls(step: PlannedStep) -> Iterator[str]:
-    for name, number, bound in paid_calls(step):
-        yield f"paid calls: {name} {used_models(step)[name]}: at most {bound}" + (f" = {number:,}" if number else "")
+def _calls(step: PlannedStep) -> list[str]:
+    return [f"paid calls: {line}" for line in calls.sentences(step.notebook, step.parameters, _limits(step))]
 
 
-def paid_calls(step: PlannedStep) -> list[tuple[str, int, str]]:
-    """(parameter, upper bound of its calls, how it comes about) of each `api:` model; 0 where data decide it."""
-    apis = [name for name, ref in used_models(step).items() if ref.startswith("api:")]
-    return [(name, _product(factors), _spelled(factors)) for name in apis for factors in _bounds(step, name)]
-
-
-def _bounds(step: PlannedStep, name: str) -> list[list[tuple[int, str]]]:
-    """Factors of the bound on calls to one model parameter in one step, one list for each kind of call."""
-    value = step.parameters.get
-    prompts = (value("num_prompts", 0), "prompts")
-    if step.notebook.startswith("01"):
-        loop = [[prompts, *factors] for factors in _loop_bounds(value, name)]
-        if name == "responder":
-            return loop
-        return loop + [[(20, "calls, where 19 of 20 inventions are refused,"), prompts]]
-    if step.notebook.startswith("02"):
-        return _training_bounds(value)
-    arms, samples = value("arms", []), (value("num_samples", 1), "samples")
-    sets = (len(value("prompt_sets", [])), "prompt sets")
-    if name == "judge" or name.startswith("jury"):
-        return _judging_bounds(value, [sets, prompts, samples, (2, "orders")])
-    tilts = [(value("tilt_rewrites", 1), "rewrites"), (value("tilt_responses", 1), "responses")]
-    weighed = [[sets, prompts, samples, *tilts]] if "tilted" in arms and name == "responder" else []
-    if "poir_s1" in arms and name in ("prompter", "responder"):
-        weighed += [[sets, prompts, samples, *factors] for factors in _loop_bounds(value, name)]
-    return [[sets, prompts, (len(arms), "arms"), samples], *weighed]
-
-
-def _judging_bounds(value, each: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
-    """Calls to one judge: of the arms against the baseline, of further pairs, and of its own trial."""
-    others = len([arm for arm in value("arms", []) if arm != value("baseline")])
-    bounds = [[*each, (others, "arms against the baseline")]]
-    pairs = value("pairs") or []
-    number = math.comb(others, 2) if "all" in pairs else len(pairs)
-    bounds += [[*each, (number, "pairs")]] if number else []
-    if value("num_controls"):
-        bounds += [[(value("num_controls"), "prompts"), (3, "controls"), (2, "orders")]]
-    if value("again_share"):
-        bounds += [[(math.ceil(value("again_share") * _product(bounds[0])), "of these once more")]]
-    return bounds
-
-
-def _loop_bounds(value, name: str) -> list[list[tuple[int, str]]]:
-    """Calls that the self-critique loop makes for one prompt."""
-    rounds, tries = value("num_rounds", 0), (1 + value("num_retries", 0), "tries")
-    responses = [(rounds + 1, "responses in the loop")]
-    return [responses if name == "responder" else [(2 * rounds + 1, "critiques and rewrites"), tries]]
-
-
-def _training_bounds(value) -> list[list[tuple[int, str]]]:
-    """Responses that 02 asks for: in training, for the reference, and for the frontier."""
-    rewrites, responses = (value("rewrites_per_prompt", 0), "rewrites"), (value("num_responses", 1), "responses")
-    steps, prompts = (value("num_steps", 0), "steps"), (value("prompts_per_step", 0), "prompts")
-    bounds = [[steps, prompts, rewrites, responses]]
-    if value("reference_responses"):
-        bounds += [[steps, prompts, (value("reference_responses"), "responses to the prompts themselves")]]
-    if value("frontier_prompts"):
-        sets, draws = len(value("prompt_sets", [])) or 1, value("frontier_rewrites", 0)
-        checkpoints, after = -(-value("num_steps", 0) // value("save_steps", 1)), max(2, draws // 4)
-        each = draws + (draws + checkpoints * after) * value("frontier_responses", 1)
-        bounds += [[(-(-value("frontier_prompts") // sets) * sets, "frontier prompts"), (each, "responses")]]
-    return bounds
-
-
-def _product(factors: list[tuple[int, str]]) -> int:
-    total = 1
-    for number, _ in factors:
-        total *= number
-    return total
-
-
-def _spelled(factors: list[tuple[int, str]]) -> str:
-    return " × ".join(f"{number:,} {what}" if number else f"all {what}" for number, what in factors)
+def _limits(step: PlannedStep) -> spending.Limits:
+    """The limits that a step's parameters set; none, and no prices, for a notebook that has none."""
+    names = ("max_calls", "max_usd", "prices")
+    known = set(names) <= set(step.parameters)
+    return spending.read_limits(*(step.parameters[name] for name in names)) if known else spending.Limits()
 
 
 def _paid(planned: list[PlannedStep]) -> list[str]:
-    calls = [number for step in planned for _, number, _ in paid_calls(step)]
-    if not calls:
+    found = [
+        calls.estimate(model, each, _limits(step).prices)
+        for step in planned
+        for _, model, each in calls.paid(step.notebook, step.parameters)
+    ]
+    if not found:
         return ["Paid APIs: none."]
-    bounded = [f"at most {sum(calls):,} calls in all"] * (sum(calls) > 0)
-    unbounded = ["as many as the prompt sets have rows where num_prompts is 0"] * (not all(calls))
-    return [f"Paid APIs: {', and '.join(bounded + unbounded)}."]
+    dollars = sum(each.usd or 0 for each in found)
+    usd = f"at most ${dollars:,.2f}" + " and what has no price" * any(each.usd is None for each in found)
+    bounded = [f"at most {sum(each.calls for each in found):,} calls in all, {usd}"] * any(each.calls for each in found)
+    unbounded = ["as many as the prompt sets have rows where num_prompts is 0"] * any(not each.calls for each in found)
+    return textwrap.wrap(f"Paid APIs: {', and '.join(bounded + unbounded)}. {_PAID}", 112)
 
 
 def missing(planned: list[PlannedStep]) -> list[str]:

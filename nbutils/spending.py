@@ -2,7 +2,7 @@
 
 What was spent is read from the journal: every attempt is one call, whether its answer came or not; tokens are those
 that the server reported. Before a call its highest possible price is set aside, so that calls in flight cannot pass
-the limit together.
+the limit together; where no one knows whether a call was billed, that price counts.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 from nbutils import paths
 
 LETTERS_PER_TOKEN = 3.5  # of what is read, for estimates: English has about four, other text fewer
-_ATTEMPT = "#attempt"
+ATTEMPT, SETTLED = "#attempt", "#settled"  # in journal keys, before a stamp that a call's two records share
 
 
 class SpendLimit(RuntimeError):
@@ -29,8 +29,15 @@ class Limits:
     max_usd: float = 0.0
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
 
+    def __str__(self):
+        calls, usd = (
+            [f"{self.max_calls:,} calls"] * bool(self.max_calls),
+            [f"${self.max_usd:,.2f}"] * bool(self.max_usd),
+        )
+        return " and ".join(calls + usd) or "none"
 
-def limits(max_calls: int, max_usd: float, prices: str) -> Limits:
+
+def read_limits(max_calls: int, max_usd: float, prices: str) -> Limits:
     """Limits with the prices in a csv file: model, read, written; lines that start with # are comments.
 
     prices: relative to the project. ValueError or FileNotFoundError, in one line.
@@ -64,6 +71,10 @@ class Estimate:
     output_tokens: int
     usd: float | None
 
+    def __str__(self):
+        usd = "price unknown" if self.usd is None else f"at most ${self.usd:,.2f}"
+        return f"about {self.input_tokens:,} tokens read and at most {self.output_tokens:,} written, {usd}"
+
 
 def estimate(model: str, letters: list[int], max_new_tokens: int, prices: dict) -> Estimate:
     """Of one call per entry of letters, the length of what each call reads. Retries are not in it."""
@@ -73,12 +84,7 @@ def estimate(model: str, letters: list[int], max_new_tokens: int, prices: dict) 
 
 def sentence(model: str, found: Estimate, known: Limits) -> str:
     """The estimate in words, beside the limits."""
-    usd = "price unknown" if found.usd is None else f"at most ${found.usd:,.2f}"
-    limit = [f"{known.max_calls:,} calls"] * bool(known.max_calls) + [f"${known.max_usd:,.2f}"] * bool(known.max_usd)
-    return (
-        f"{model}: {found.calls:,} calls, about {found.input_tokens:,} tokens read and at most "
-        f"{found.output_tokens:,} written, {usd} (limit: {' and '.join(limit) or 'none'})"
-    )
+    return f"{model}: {found.calls:,} calls, {found} (limit: {known})"
 
 
 class Spending:
@@ -87,19 +93,20 @@ class Spending:
     def __init__(self, known: Limits, journal=None):
         self.limits, self._lock = known, threading.Lock()
         self.calls, self.usd, self._set_aside = 0, 0.0, 0.0
-        model_of: dict[str, str] = {}
         for key, value in journal.items() if journal is not None else ():
-            if _ATTEMPT in key:
+            request, attempt, stamp = key.partition(ATTEMPT)
+            if attempt:
                 self.calls += 1
-                model_of[key.partition(_ATTEMPT)[0]] = value.get("model", "")
-        for key, model in model_of.items():
-            answer = journal.get(key) or {}
-            read, written = answer.get("prompt_tokens") or 0, answer.get("num_tokens") or 0
-            self.usd += price(model, known.prices, read, written) or 0.0
+                self.usd += self._cost(value, journal.get(f"{request}{SETTLED}{stamp}"))
 
-    def begin(self, model: str, letters: int, max_new_tokens: int) -> float:
+    def _cost(self, attempt: dict, settled: dict | None) -> float:
+        """Dollars of one journalled call: by the tokens of its answer, none if it was refused, else all it may cost."""
+        tokens = attempt if settled is None else settled
+        return price(attempt["model"], self.limits.prices, tokens.get("read", 0), tokens.get("written", 0)) or 0.0
+
+    def begin(self, model: str, input_tokens: float, max_new_tokens: int) -> float:
         """Count one call and set its highest price aside; returns that. SpendLimit if it would pass a limit."""
-        most = price(model, self.limits.prices, letters / LETTERS_PER_TOKEN, max_new_tokens)
+        most = price(model, self.limits.prices, input_tokens, max_new_tokens)
         with self._lock:
             if self.limits.max_calls and self.calls >= self.limits.max_calls:
                 raise SpendLimit(self._said("max_calls", f"{self.limits.max_calls:,} calls"))
@@ -114,13 +121,13 @@ class Spending:
         return most or 0.0
 
     def end(self, model: str, set_aside: float, input_tokens: int, output_tokens: int) -> None:
-        """Put what a call cost in the place of what was set aside for it."""
+        """Put what a call cost in the place of what was set aside for it; a call that was refused read and wrote 0."""
         with self._lock:
             self._set_aside -= set_aside
             self.usd += price(model, self.limits.prices, input_tokens, output_tokens) or 0.0
 
     def _said(self, name: str, limit: str) -> str:
+        spent = f"{self.calls:,} calls and at most ${self.usd + self._set_aside:,.2f}"
         return (
-            f"spend limit of {limit} reached after {self.calls:,} calls and ${self.usd:,.2f}: every answer is kept; "
-            f"raise {name} and run again to go on"
+            f"spend limit of {limit} reached after {spent}: every answer is kept; raise {name} and run again to go on"
         )

@@ -3,8 +3,8 @@
 In a test: `with Server(fakes.collector, ledger) as server`, then `server.faults["the prompt's text"] = ["429", None]`.
 As a process: `python tests/server.py --port 0 --ledger FILE --delay 0.05 --model collector --faults "500,silence"`
 prints its port. Answers are a function of the request alone. The ledger is a file with one os.write per request that
-was answered: a hash of its messages and seed, then `billed` or `not`, then the fault's name or `-`. A request is in it
-before its answer leaves. Nothing else is kept of a request: no header, so no key.
+was answered: a hash of its messages, seed and model, then `billed` or `not`, then the fault's name or `-`. A request is
+in it before its answer leaves. Nothing else is kept of a request: no header, so no key.
 """
 
 import argparse
@@ -97,9 +97,9 @@ def http_date(seconds):
     return lambda: formatdate(int(time.time() + seconds) + 1, usegmt=True)
 
 
-def fingerprint(messages, seed) -> str:
+def fingerprint(messages, seed, model="m") -> str:
     """The ledger's name of a request."""
-    text = json.dumps([messages, seed], sort_keys=True, ensure_ascii=True)
+    text = json.dumps([messages, seed, model], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -168,7 +168,8 @@ class Server(ThreadingHTTPServer):
 
     def write_ledger(self, body, is_billed, fault):
         name = next((name for name, known in FAULTS.items() if known is fault), "-")
-        line = f"{fingerprint(body['messages'], body.get('seed'))} {'billed' if is_billed else 'not'} {name}\n"
+        request = fingerprint(body["messages"], body.get("seed"), body["model"])
+        line = f"{request} {'billed' if is_billed else 'not'} {name}\n"
         os.write(self.ledger, line.encode())
 
 

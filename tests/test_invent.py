@@ -32,6 +32,13 @@ def test_pool_that_stops_growing_ends_with_a_message():
     assert made.counts["unparsed"] == 2 * 4 * 5  # two instructions, four calls, five batches
 
 
+def test_no_more_calls_are_made_than_a_plan_counts_with(monkeypatch):
+    """Batches of 4 that bring next to nothing go on until 20 calls for each of 3 prompts: the last batch is whole."""
+    monkeypatch.setattr(invent, "_SLOW_BATCHES", 10**9)
+    made = run("fakes:mute", 3)
+    assert made.counts["unparsed"] == 2 * 20 * 3 and "0 of 3 prompts (20 calls made for each)" in made.message
+
+
 def test_copies_and_near_copies_of_the_pool_are_told_apart():
     """Instruction 1 is a seed with ` now` behind it: with the threshold at 0.7 it is too near, after that a copy."""
     made = run("fakes:collector", 6, threshold=0.5)
@@ -89,26 +96,26 @@ def test_seeds_without_blanks_repeats_and_long_ones_or_one_line():
 
 
 def test_inventing_ends_when_hardly_anything_is_accepted(monkeypatch):
-    """One of 80 instructions a batch is new: below a floor of 2% that is five batches, above it goes on."""
+    """One of 40 instructions a batch is new: below a floor of 3% that is five batches, above it goes on."""
     import fakes
 
     calls = []
 
     def repeat(messages):
         calls.append(1)
-        new = f"brand new number {len(calls)}" if len(calls) % 40 == 0 else "tell me more"
+        new = f"brand new number {len(calls)}" if len(calls) % 20 == 0 else "tell me more"
         return f"Generated Instruction 1: tell me more\nGenerated Instruction 2: {new}"
 
     monkeypatch.setattr(fakes, "collector", repeat)
     refuse = invent.refusal(2, 6, [], set())
     floored = lambda floor: invent.invent(  # noqa: E731
         "fakes:collector", ["tell me more", "say it"], Settings(8, 2, min_acceptance=floor), refuse, NoveltyFilter(1.0),
-        "sandbox", Sampling(), Runtime(40),
+        "sandbox", Sampling(), Runtime(20),
     )  # fmt: skip
-    made = floored(0.02)
-    assert len(made.rows) == 5 and "at most 2% accepted in each of 5 batches" in made.message
+    made = floored(0.03)
+    assert len(made.rows) == 5 and "at most 3% accepted in each of 5 batches" in made.message
     calls.clear()
-    assert len(floored(0.01).rows) == 8
+    assert len(floored(0.02).rows) == 8
 
 
 def test_resumed_invention_asks_nothing_twice_and_ends_the_same(tmp_path, monkeypatch):

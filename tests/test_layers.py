@@ -47,7 +47,7 @@ LAYERS = (
         ),
     ),
     (
-        *("training", "rewards", "judge", "controls", "theory", "invent", "critique", "arms", "answering"),
+        *("training", "rewards", "judge", "controls", "theory", "invent", "critique", "arms", "calls", "answering"),
         *("benchmarks", "collect", "probe", "frontier", "ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
     ),
     ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "export", "cli"),
@@ -55,9 +55,8 @@ LAYERS = (
 MODULES = [module for layer in LAYERS for module in layer]
 METHODS = {"collect", "alignpro", "poir"}  # one method each: none imports another
 SANDBOX_MAY_USE = set(LAYERS[0] + LAYERS[1])
-NO_TORCH = (*LAYERS[0], "spending", "pairs", "margins", "tables", "standings", "paper", "health", "changes", "audit")
-NO_TORCH += ("poir_printed", "poir_paper")
-NO_TORCH += ("plots", "gather", "theory", "frontier")
+NO_TORCH = (*LAYERS[0], "spending", "pairs", "margins", "tables", "standings", "paper", "health", "changes")
+NO_TORCH += ("audit", "poir_printed", "poir_paper", "plots", "gather", "theory", "frontier")
 STARTS_LIGHT = ("nbutils", *(f"nbutils.{module}" for module in (*NO_TORCH, *LAYERS[3])))
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
 

@@ -69,21 +69,24 @@ def test_a_reward_model_that_an_earlier_step_learns_is_no_missing_model(path):
     assert f"{learnt} (size unknown)" in text and "plus models of unknown size" in text
 
 
-def test_paid_calls_have_a_bound_that_is_spelled_out(path):
+def test_paid_calls_stand_with_their_step_and_are_summed(path):
     text = "\n".join(plan.plan(path))
-    assert "responder api:gpt-x: at most 2 prompt sets × 50 prompts × 3 arms × 3 samples = 900" in text
-    judged = "2 prompt sets × 50 prompts × 3 samples × 2 orders × 2 arms against the baseline = 1,200"
-    assert f"judge api:gpt-y: at most {judged}" in text
-    assert "Paid APIs: at most 2,100 calls in all." in text
+    product = "2 prompt sets × 50 prompts × 3 samples each × 3 arms = 900 calls"
+    assert f"paid calls: responder api:gpt-x: at most {product}" in text
+    assert "paid calls: limit: none" in text
+    assert "Paid APIs: at most 2,100 calls in all, at most $0.00 and what has no price. Calls" in text
 
 
-def test_a_jury_and_the_judges_trial_are_calls_too(path, tmp_path):
-    more = 'jury: list = ["api:gpt-z"]\nnum_controls: int = 40\nagain_share: float = 0.05\n'
-    write_notebook(tmp_path / "notebooks" / "04_evaluate.ipynb", EVALUATE + more, ["1"])
+def test_what_is_paid_at_most_is_in_the_plan(path, tmp_path):
+    """900 responses and 1,200 verdicts of 64 tokens at most, ten millionths of a dollar each."""
+    (tmp_path / "prices.csv").write_text("model,read,written\ngpt-x,0,10\ngpt-y,0,10\n")
+    more = "max_response_tokens: int = 64\nmax_judge_tokens: int = 64\nmax_calls: int = 99\nmax_usd: float = 2.0\n"
+    write_notebook(
+        tmp_path / "notebooks" / "04_evaluate.ipynb", EVALUATE + more + 'prices: str = "prices.csv"\n', ["1"]
+    )
     text = "\n".join(plan.plan(path))
-    for name in ("judge api:gpt-y", "jury 1 api:gpt-z"):
-        assert f"{name}: at most 40 prompts × 3 controls × 2 orders = 240" in text
-        assert f"{name}: at most 60 of these once more = 60" in text
+    assert "at most 57,600 written, at most $0.58" in text and "paid calls: limit: 99 calls and $2.00" in text
+    assert "Paid APIs: at most 2,100 calls in all, at most $1.34. Calls" in text
 
 
 def test_calls_that_only_the_data_bound_are_not_given_a_number(path):
@@ -193,15 +196,3 @@ def test_planning_imports_no_torch(path):
 
     code = f"import sys; from nbutils import plan; plan.plan({str(path)!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_bound_on_what_a_training_asks_of_a_paid_responder():
-    """10 steps × 4 × 2 rewrites × 3; 2 responses to each prompt itself; frontier: 3 sets × 2 prompts, of which each
-    gets 8 own responses, 8 × 2 to the untrained rewrites and, at 3 checkpoints, 2 × 2."""
-    value = {
-        "num_steps": 10, "prompts_per_step": 4, "rewrites_per_prompt": 2, "num_responses": 3, "save_steps": 4,
-        "reference_responses": 2, "frontier_prompts": 5, "frontier_rewrites": 8, "frontier_responses": 2,
-        "prompt_sets": ["a", "b", "c"],
-    }  # fmt: skip
-    assert [plan._product(each) for each in plan._training_bounds(value.get)] == [240, 80, 6 * (8 + 16 + 12)]
-    assert len(plan._training_bounds({"num_steps": 1}.get)) == 1

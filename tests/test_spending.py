@@ -22,16 +22,21 @@ def test_estimate_by_hand():
 
 
 def test_what_was_spent_is_read_from_the_journal(tmp_path):
-    """An attempt whose answer never came is a call all the same; its tokens are unknown."""
+    """Four calls: one answered, one refused, two of which no one knows: these count with all that they may cost."""
+    records = [
+        ("a#attempt1", {"model": "m", "read": 90, "written": 50}),
+        ("a#settled1", {"read": 100, "written": 20}),
+        ("a", {"prompt_tokens": 100, "num_tokens": 20}),
+        ("b#attempt2", {"model": "m", "read": 90, "written": 50}),
+        ("b#settled2", {"read": 0, "written": 0}),
+        ("b#attempt3", {"model": "m", "read": 90, "written": 50}),
+        ("c#attempt4", {"model": "other", "read": 90, "written": 50}),
+        ("local", {"num_tokens": 5}),
+    ]
     with Journal(tmp_path / "j.jsonl") as journal:
-        for key, answer in (("a", {"prompt_tokens": 100, "num_tokens": 20}), ("b", None)):
-            journal.append(f"{key}#attempt1", {"model": "m"})
-            if answer:
-                journal.append(key, answer)
-        journal.append("a#attempt2", {"model": "m"})
-        journal.append("local", {"num_tokens": 5})
+        journal.append_many(records)
         spent = Spending(Limits(prices=PRICES), journal)
-    assert spent.calls == 3 and spent.usd == pytest.approx((100 * 2 + 20 * 10) / 1e6)
+    assert spent.calls == 4 and spent.usd == pytest.approx((100 * 2 + 20 * 10 + 90 * 2 + 50 * 10) / 1e6)
 
 
 def test_calls_end_at_the_limit_whatever_the_number_of_threads():
@@ -70,9 +75,9 @@ def test_a_model_without_a_price_is_not_asked_under_a_limit_in_dollars():
 
 
 def test_the_prices_file_is_read_or_is_one_line(tmp_path):
-    assert spending.limits(3, 0.5, "params/prices.csv").prices["gpt-4o-mini"] == (0.15, 0.6)
+    assert spending.read_limits(3, 0.5, "params/prices.csv").prices["gpt-4o-mini"] == (0.15, 0.6)
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv not found: wanted a csv file"):
-        spending.limits(0, 0, "nowhere.csv")
+        spending.read_limits(0, 0, "nowhere.csv")
     (tmp_path / "odd.csv").write_text("model,input\ngpt-4o,3\n")
     with pytest.raises(ValueError, match="wanted the columns model, read and written"):
-        spending.limits(0, 0, str(tmp_path / "odd.csv"))
+        spending.read_limits(0, 0, str(tmp_path / "odd.csv"))
