@@ -122,7 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _stop(f"{error.format_message()} (workbook --help shows the commands)", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _stop("stopped", 130)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return _stop(paths.reason(error), 2)
+    except ValueError as error:
         return _stop(str(error), 2)
     except RuntimeError as error:
         return _failed(error)

@@ -123,19 +123,22 @@ def cut_batches(keys: list, sizes: list[int], runtime: Runtime) -> list[list]:
 
 
 def run_batches(batches: list[list], forward):
-    """Yield (batch, forward(batch)) for each batch that is not empty; one that runs out of memory is halved."""
-    import torch
-
+    """Yield (batch, forward(batch)) for each batch that is not empty. One that runs out of memory is tried again once
+    the other cached models are gone, and then in halves."""
     pending = [batch for batch in batches if batch]
     while pending:
         batch = pending.pop(0)
         try:
             made = forward(batch)
-        except torch.cuda.OutOfMemoryError:
-            if len(batch) == 1:
+        except RuntimeError as error:
+            if not models.is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
-            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            if models.unload() > 1:
+                pending.insert(0, batch)
+            elif len(batch) > 1:
+                pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            else:
+                raise
             continue
         yield batch, made
 

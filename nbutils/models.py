@@ -249,7 +249,21 @@ def load_reward(ref: str, runtime: Runtime = Runtime()):
 def _placed(model, runtime: Runtime):
     """model on its device, in evaluation mode, frozen."""
     settle_threads(model, runtime)
-    return model.to(pick_device(runtime.device)).eval().requires_grad_(False)
+    try:
+        model.to(pick_device(runtime.device))
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or not unload():
+            raise
+        model.to(pick_device(runtime.device))
+    return model.eval().requires_grad_(False)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or this machine, had no room left for a tensor: each device says so in its own words."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def settle_threads(model, runtime: Runtime) -> None:
@@ -263,14 +277,16 @@ def settle_threads(model, runtime: Runtime) -> None:
         torch.set_num_threads(1)
 
 
-def unload() -> None:
-    """Forget all cached models and give their memory back."""
-    load_causal.cache_clear()
-    load_reward.cache_clear()
-    import torch
+def unload() -> int:
+    """Forget all cached models, those in use apart, and give their memory back. Returns how many were cached."""
+    from accelerate.utils.memory import clear_device_cache
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    caches = (load_causal, load_reward)
+    number = sum(cache.cache_info().currsize for cache in caches)
+    for cache in caches:
+        cache.cache_clear()
+    clear_device_cache(garbage_collection=True)
+    return number
 
 
 def _explained(ref: str, load, *args, **kwargs):

@@ -61,7 +61,10 @@ SCRATCH = ".part"  # ends the hidden file that becomes the real one; a kill can 
 
 
 def write_atomic(path: Path, data: str | bytes) -> Path:
-    """Write data (text as UTF-8) so that a reader, a crash or a full disk never meets half a file."""
+    """Write data (text as UTF-8) so that a reader, a crash or a full disk never meets half a file.
+
+    An OSError names the file, relative to the project.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode("utf-8") if isinstance(data, str) else data
@@ -73,10 +76,17 @@ def write_atomic(path: Path, data: str | bytes) -> Path:
             os.fsync(file.fileno())
         os.chmod(scratch, 0o666 & ~_umask())
         os.replace(scratch, path)
-    except BaseException:
+    except BaseException as error:
         Path(scratch).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, relative(path)) from None
         raise
     return path
+
+
+def reason(error: OSError) -> str:
+    """What the system says, and of which file: `No space left on device: outputs/x/main/collect/pairs.jsonl`."""
+    return str(error) if error.filename is None or not error.strerror else f"{error.strerror}: {error.filename}"
 
 
 def _umask() -> int:

@@ -4,6 +4,7 @@ Rows are JSONL: ASCII only, one record a line, split on "\\n" alone (U+0085 and 
 """
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -234,12 +235,12 @@ class Journal:
         start = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._file, start)
-            raise
+            raise OSError(error.errno, error.strerror, paths.relative(self.path)) from None
         if written != len(line):  # a disk that fills up takes a part: leave none of it
             os.ftruncate(self._file, start)
-            raise OSError(28, f"no space left for {self.path}; nothing is lost, free some space and run again")
+            raise OSError(errno.ENOSPC, "No space left on device", paths.relative(self.path))
 
     def _is_new(self, key: str, value: dict, where) -> bool:
         if key not in self._values:

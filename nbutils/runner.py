@@ -126,6 +126,7 @@ def _run_step(step: PlannedStep, place: str, resume: str, received: list[int]) -
     kind, _ = state(step)
     if kind == "done":
         _say(f"{line}  done already", last=True)
+        _keep_pages(step, resume)
         return
     if received:
         raise _interrupted(step, resume, received)
@@ -134,8 +135,8 @@ def _run_step(step: PlannedStep, place: str, resume: str, received: list[int]) -
     seconds = time.monotonic() - started
     done, reason = steps.verify(step.folder) if not error else (False, error)
     if done:
-        _keep_notebook(step, "")
         _say(f"{line}  done in {seconds:,.0f} s", last=True)
+        _keep_pages(step, resume)
         return
     stopped, outcome = bool(received), "interrupted" if received else "failed"
     reason = outcome if stopped else error or f"the notebook ended, but the step is not done: {reason}"
@@ -153,17 +154,31 @@ def _interrupted(step: PlannedStep, resume: str, received: list[int]) -> Interru
     return Interrupted(f"stopped by {name} in {step.cell}/{step.id}; nothing is lost; resume: {resume}", received[0])
 
 
+def _keep_pages(step: PlannedStep, resume: str) -> None:
+    """The notebook and page of a step that is done. StepFailed if the disk is full: the next run tries again."""
+    try:
+        _keep_notebook(step, "")
+    except ValueError:  # half a notebook, of a disk that was full: what the step made is whole all the same
+        (step.folder / SCRATCH).unlink()
+        print(f"{step.cell}/{step.id} is done, but its notebook was saved in part only: it has no page")
+    except OSError as error:
+        why = paths.reason(error)
+        raise StepFailed(f"{step.cell}/{step.id} is done, but its page is not: {why}; resume: {resume}") from None
+
+
 def _keep_notebook(step: PlannedStep, error: str) -> Path | None:
     """Move the executed notebook into place and render it; the page's path, or None if there is no notebook."""
     from nbutils import pages
 
-    scratch, notebook = step.folder / SCRATCH, step.folder / "notebook.ipynb"
-    if not scratch.exists():
-        return None
-    pages.redact_notebook(scratch)
-    os.replace(scratch, notebook)
+    scratch, notebook, page = (step.folder / name for name in (SCRATCH, "notebook.ipynb", "notebook.html"))
+    if scratch.exists():
+        pages.redact_notebook(scratch)
+        os.replace(scratch, notebook)
+    elif not notebook.exists() or page.exists():
+        return page if page.exists() else None
+    page.unlink(missing_ok=True)
     title = f"{step.experiment} · {step.cell}/{step.id} · {step.notebook}"
-    return pages.render_notebook(notebook, step.folder / "notebook.html", title, error)
+    return pages.render_notebook(notebook, page, title, error)
 
 
 def _keep_failure(step: PlannedStep, reason: str, stopped: bool) -> str:
@@ -172,8 +187,10 @@ def _keep_failure(step: PlannedStep, reason: str, stopped: bool) -> str:
         page = _keep_notebook(step, reason)
         if not stopped:
             paths.write_atomic(step.folder / FAILED, reason + "\n")
-    except (OSError, ValueError) as error:
-        return f"{paths.relative(step.folder)} (no page: {' '.join(str(error).split())})"
+    except ValueError:
+        return f"{paths.relative(step.folder)} (no page: its notebook was saved in part only)"
+    except OSError as error:
+        return f"{paths.relative(step.folder)} (no page: {paths.reason(error)})"
     return paths.relative(page or step.folder)
 
 

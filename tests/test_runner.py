@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from tiny_project import PLOT, PLOT_CELLS, make_project, manifest, write_experiment, write_notebook
 
+from nbutils import steps
 from nbutils.kernel import explain
 from nbutils.runner import StepFailed, run
 
@@ -310,3 +312,62 @@ def test_what_ended_a_notebook_in_one_line(error, line):
 
 def test_a_long_reason_is_cut():
     assert len(explain(ValueError("x\n" * 5000))) < 450
+
+
+# --- a full disk
+
+
+def limited(project, path, kilobytes, **environment):
+    """(exit code, stderr) of a run whose processes may write no file larger than this, as if the disk were full."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "WORKBOOK_ROOT": str(project)}
+    command = [sys.executable, "-m", "nbutils.cli", "run", str(path)]
+    options = {"cwd": project, "env": environment, "preexec_fn": limit, "capture_output": True, "text": True}
+    done = subprocess.run(command, **options, timeout=120, check=False)
+    return done.returncode, done.stderr
+
+
+def whole(project):
+    """Asserts that no file below outputs/ is half a file, and that no step counts as done without its rows."""
+    for path in (project / "outputs").rglob("*"):
+        if path.suffix in (".json", ".ipynb") and path.name != ".running.ipynb":
+            json.loads(path.read_text("utf-8"))
+        assert path.suffix != ".html" or path.read_text("utf-8").rstrip().endswith("</html>")
+        assert path.suffix != ".jsonl" or path.read_bytes().endswith(b"\n")
+        if path.name == "manifest.json":
+            assert steps.verify(path.parent)[0]
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "message"),
+    [
+        (1, "main/make (01_make) failed after"),  # the notebook itself
+        (6, "File too large"),  # the journal
+        (8, "main/make is done, but its page is not: File too large: outputs/tiny/main/make/notebook.html; resume:"),
+        (13, "all/plot is done, but its page is not: File too large: outputs/tiny/all/plot/notebook.html; resume:"),
+    ],
+)
+def test_a_full_disk_harms_no_file_and_the_next_run_goes_on(project, kilobytes, message):
+    """Whatever does not fit: one line, what is there is whole, and everything is there once there is room."""
+    path = write_experiment(project / "params" / "tiny.yml", shared={"seed": 1, "number": 200})
+    code, said = limited(project, path, kilobytes)
+    assert code == 1 and message in said and len(said.splitlines()) == 1
+    whole(project)
+    run(path)
+    whole(project)
+    pages = [project / "outputs/tiny" / place / "notebook.html" for place in ("main/make", "main/alignpro", "all/plot")]
+    assert all(page.exists() for page in pages) and len(manifest(project, "main", "make")["outputs"]) >= 1
+
+
+def test_a_report_that_does_not_fit_is_one_line_and_the_old_one_stays(project):
+    path = project / "params" / "tiny.yml"
+    page = run(path)
+    before = page.read_bytes()
+    page.unlink()
+    code, said = limited(project, path, 8)
+    assert code == 2 and said == "workbook: File too large: outputs/tiny/all/plot/report.html\n" and not page.exists()
+    run(path)
+    assert page.read_bytes() == before
