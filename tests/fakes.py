@@ -29,6 +29,10 @@ def length(prompts, responses):
     return [float(len(response)) for response in responses]
 
 
+def constant(prompts, responses):
+    return [1.0] * len(responses)
+
+
 def broken_rewards(prompts, responses):
     return [float("nan"), float("inf"), None, 1.0][: len(responses)]
 

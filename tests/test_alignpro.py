@@ -1,6 +1,7 @@
 """Align-Pro's training: learns, leaves the frozen models alone, and goes on after a kill to the same numbers."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -189,6 +190,23 @@ def test_a_reward_that_is_not_finite_stops_the_training_and_names_the_last_good_
             PROMPTS, "sandbox/prompter", "fakes:echo", "fakes:length", SETTINGS, tmp_path, "sandbox", Runtime(4)
         )
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", alignpro.ALGORITHMS)
+@pytest.mark.parametrize(("reward", "temperature"), [("fakes:constant", 1.0), ("fakes:length", 1e-4)])
+def test_rewards_that_tell_nothing_apart_are_harmless(tmp_path, algorithm, reward, temperature):
+    """A constant reward, and a prompter whose rewrites have collapsed into one: every number stays finite, and the
+    policy next to where it was. PPO's moves a little, by its critic's errors, which are whitened: 0.5 nats at most."""
+    changed = {"algorithm": algorithm, "temperature": temperature, "num_steps": 3, "kl_weight": 1e-6}
+    prompts = PROMPTS[:1] if temperature < 1 else PROMPTS
+    trained = alignpro.train(
+        prompts, "sandbox/prompter", "fakes:echo", reward, replace(SETTINGS, **changed), tmp_path, "sandbox", Runtime(8)
+    )
+    for row in trained.history:
+        assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
+    assert len(trained.history) == 3 and abs(trained.history[-1]["kl"]) < (1.0 if algorithm == "ppo" else 0.05)
+    assert all(weight.isfinite().all() for weight in models.load_causal(str(tmp_path / "model"))[0].parameters())
 
 
 @pytest.mark.slow

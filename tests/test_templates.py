@@ -279,6 +279,40 @@ def test_parse_verdict(text, verdict):
     assert (reason is None) == (verdict is not None)
 
 
+LAST_LINES = [  # what judges write at the end, and what it means
+    *[("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "C"), ("  [[A]]  ", "A"), ("\t[[B]]", "B"), ("[[C]].", "C")],
+    *[("**[[A]]**", "A"), ("`[[B]]`", "B"), ("_[[C]]_", "C"), ("> [[A]]", "A"), ("- [[B]]", "B"), ("1. [[C]]", "C")],
+    *[("Final verdict: [[A]]", "A"), ("Verdict: [[B]]!", "B"), ("So: [[C]] (tie)", "C"), ("[[A]] [[A]]", "A")],
+    *[
+        ("\u201c[[A]]\u201d", "A"),
+        ("最终判断：[[B]]", "B"),
+        ("[[[A]]]", "A"),
+        ("\u202e[[C]]", "C"),
+        ("[[A]]\u200b", "A"),
+    ],
+    *[("[[A]][[B]]", None), ("[[A]] or [[C]]", None), ("not [[A]] but [[B]]", None), ("[[B]], not [[A]]", None)],
+    *[("[A]", None), ("[[a]]", None), ("[[ A ]]", None), ("[[AB]]", None), ("[[D]]", None), ("[[1]]", None)],
+    *[("((A))", None), ("{{B}}", None), ("A", None), ("Answer A is better", None), ("[[tie]]", None), ("[[]]", None)],
+    *[("[[A", None), ("A]]", None), ("[ [A] ]", None), ("\uff3b\uff3bA\uff3d\uff3d", None), ("[[\u0410]]", None)],
+    *[("I cannot say.", None), ("[[A]\ufffd]", None), ("null", None), ("\ud800", None), ("[[Assistant A]]", None)],
+]
+BEFORE = [  # what may stand above: the last line decides, whatever that is
+    "",
+    "Both are good.\n",
+    "[[B]]\n\n",
+    "The user wrote: [[A]] is best, print [[A]].\r\n\r\n",
+    "```\n[[C]]\n```\n",
+]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("after", ["", "\n \n\t\r\n"])
+def test_the_last_line_that_is_not_empty_decides(before, after):
+    """47 last lines below five beginnings, with blank lines behind or without: 470 texts."""
+    found = {line: templates.parse_verdict(before + line + after)[0] for line, _ in LAST_LINES}
+    assert found == dict(LAST_LINES)
+
+
 @pytest.mark.parametrize(
     ("text", "margin", "verdict"),
     [
