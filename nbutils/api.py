@@ -6,6 +6,7 @@ what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (ke
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import random
@@ -106,6 +107,8 @@ async def _stream(model, pending, sampling, runtime, journal):
                     fatal = fatal or ApiError(f"{model}: {why}; run again later")
             if fatal:
                 await gate.stop()
+            if batch and journal is not None:
+                journal.sync()
             yield batch
     if fatal:
         raise fatal
@@ -191,7 +194,7 @@ async def _call(api: _Api, key: str, request: dict) -> Generation | _Trouble:
     aside = api.spending.begin(api.name, read, api.sampling.max_new_tokens)
     stamp = time.time_ns()
     attempt = {"model": api.name, "unanswered_calls": 1, "read": round(read), "written": api.sampling.max_new_tokens}
-    _note(api, (f"{key}{ATTEMPT}{stamp}", attempt), sync=False)  # survives a kill; the answer's fsync takes it along
+    _note(api, (f"{key}{ATTEMPT}{stamp}", attempt))
 
     def settle(*answers: tuple[str, dict], read: int = 0, written: int = 0):
         api.spending.end(api.name, aside, read, written)
@@ -217,40 +220,47 @@ async def _call(api: _Api, key: str, request: dict) -> Generation | _Trouble:
         if cause in _MALFORMED:
             raise ApiError(f"api:{api.name} can't be called: check OPENAI_BASE_URL and OPENAI_API_KEY") from None
         return _Trouble("connection failed")
-    except (openai.APIError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (openai.APIError, ValueError, TypeError, LookupError, AttributeError) as error:
         return _Trouble(f"broken answer ({type(error).__name__})", status=200)
     settle((key, asdict(answer)), read=answer.prompt_tokens or 0, written=answer.num_tokens)
     return answer
 
 
-def _note(api: _Api, *records: tuple[str, dict], sync: bool = True) -> None:
+def _note(api: _Api, *records: tuple[str, dict]) -> None:
+    """Journal records so that they survive a kill; the fsync comes once for all answers that leave together."""
     if api.journal is not None:
-        api.journal.append_many(records, sync)
+        api.journal.append_many(records, sync=False)
 
 
-async def _complete(api: _Api, request: dict):
+async def _complete(api: _Api, request: dict) -> dict:
+    """The body of a chat completion as the server wrote it; ValueError if that is no JSON.
+
+    Not by the SDK's typed method: checking the types of what goes out and comes in costs as much time as all the rest.
+    """
     sampling = api.sampling
-    return await api.client.chat.completions.create(
-        model=api.name,
-        messages=request["messages"],
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_new_tokens,
-        seed=request_seed(request) % 2**31,
-        extra_body={"top_k": sampling.top_k} if sampling.top_k else None,
-        **({"stop": list(sampling.stop)} if sampling.stop else {}),
-    )
+    body = {
+        "model": api.name,
+        "messages": request["messages"],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_new_tokens,
+        "seed": request_seed(request) % 2**31,
+    }
+    body |= {"top_k": sampling.top_k} if sampling.top_k else {}
+    body |= {"stop": list(sampling.stop)} if sampling.stop else {}
+    made = await api.client.post("/chat/completions", body=body, cast_to=object)
+    return json.loads(made) if isinstance(made, str) else made  # a text, where the server's header says no JSON
 
 
-def _parse_completion(completion) -> Generation:
-    """ValueError when the body carries no text: empty text is no answer."""
-    choice = completion.choices[0]
-    text = choice.message.content
+def _parse_completion(body: dict) -> Generation:
+    """ValueError and the like when the body carries no text: empty text is no answer."""
+    choice, usage = body["choices"][0], body.get("usage") or {}
+    text = choice["message"]["content"]
     if not text or not isinstance(text, str):
         raise ValueError("empty content")
-    read, written = (getattr(completion.usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    read, written = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
     written = written if isinstance(written, int) else len(text.split())
-    finish = "length" if choice.finish_reason == "length" else "stop"
+    finish = "length" if choice.get("finish_reason") == "length" else "stop"
     return Generation(encodable(text), written, finish, prompt_tokens=read if isinstance(read, int) else None)
 
 

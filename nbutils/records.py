@@ -219,7 +219,7 @@ class Journal:
     def append_many(self, items: Iterable[tuple[str, dict]], sync: bool = True) -> None:
         """Write each new (key, value) as one record, then fsync once. A known key with the same value is skipped.
 
-        sync: False leaves the fsync to the next records, for what only a kill must not lose, not a power cut.
+        sync: False leaves the fsync to sync() or the next records: until then a kill loses nothing, a power cut may.
         """
         with self._one_thread:
             written = False
@@ -229,7 +229,11 @@ class Journal:
                     self._values[key] = value
                     written = True
             if written and sync:
-                os.fsync(self._file)
+                self.sync()
+
+    def sync(self) -> None:
+        """Fsync what was appended."""
+        os.fsync(self._file)
 
     def _write(self, line: bytes) -> None:
         start = os.fstat(self._file).st_size

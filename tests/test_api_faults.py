@@ -108,6 +108,14 @@ def test_missing_usage_is_no_reason_to_pay_again(server, path):
     assert [(each.text, each.num_tokens) for each in made] == [("two words", 2)] * 3 and len(server.calls) == 3
 
 
+def test_a_good_answer_under_another_content_type_is_an_answer(server, path):
+    """Some servers and proxies send JSON as plain text, or say nothing of its type."""
+    kinds = ["text/plain", "text/html; charset=utf-8", ""]
+    server.faults = {kind or "none": [Fault(headers=(("content-type", kind),), billed=True)] for kind in kinds}
+    made = ask(path, list(server.faults))
+    assert [each.text for each in made] == [kind or "none" for kind in kinds] and len(server.calls) == 3
+
+
 # --- Retry-After --------------------------------------------------------------------------------------------------
 
 
