@@ -74,31 +74,33 @@ def length_controlled_win_rate(
     """
     rows = np.column_stack([np.asarray(scores, dtype=float), np.asarray(length_differences, dtype=float)])
     rows = rows[~np.isnan(rows).any(axis=1)]
-    rows, num = rows[np.lexsort(rows.T)], len(rows)
+    num = len(rows)
+    rows, alike = np.unique(rows, axis=0, return_counts=True)  # their weights add up: Exp(1) to Gamma(number)
     if num and not (0 <= rows[:, 0].min() and rows[:, 0].max() <= 1):
         raise ValueError(f"wanted scores from 0 (lost) to 1 (won), got {rows[:, 0].min():g} to {rows[:, 0].max():g}")
     if num == 0 or (np.ptp(rows[:, 1]) == 0 and rows[0, 1] != 0):
         return Estimate(NAN, NAN, NAN, num)
-    value = float(_rate_at_zero(*rows.T, np.ones(num), np.full(2, PRIOR)))
+    value = float(_rate_at_zero(*rows.T, num, alike, np.full(2, PRIOR)))
     if num < MIN_PROMPTS:
         return Estimate(value, NAN, NAN, num)
-    rng, chunk = np.random.default_rng(seed), max(1, 500_000 // num)
+    rng, chunk = np.random.default_rng(seed), max(1, 200_000 // len(rows))
     sizes = [min(chunk, num_draws - start) for start in range(0, num_draws, chunk)]
-    draws = [
-        _rate_at_zero(*rows.T, rng.exponential(size=(size, num)), _prior_weights(rng, np.full(2, PRIOR), size))
-        for size in sizes
-    ]
+    draws = []
+    for size in sizes:
+        weights, prior = rng.gamma(alike, size=(size, len(rows))), _prior_weights(rng, np.full(2, PRIOR), size)
+        draws.append(_rate_at_zero(*rows.T, num, weights, prior))
     low, high = np.quantile(np.concatenate(draws), _ends(level))
     return Estimate(value, float(low), float(high), num)
 
 
-def _rate_at_zero(score, difference, weights, prior):
-    """(...) win rate at length difference 0; weights (..., num_prompts), prior (..., 2) for the half win and loss."""
-    num, total = len(score), weights.sum(axis=-1, keepdims=True)
+def _rate_at_zero(score, difference, num, weights, prior):
+    """(...) win rate at length difference 0; weights (..., rows) of num prompts, prior (..., 2) for the half win and
+    loss."""
+    total = weights.sum(axis=-1, keepdims=True)
     centred = difference - (weights * difference).sum(axis=-1, keepdims=True) / total
     spread = np.sqrt((weights * centred**2).sum(axis=-1, keepdims=True) / total * num / max(1, num - 1))
     length = np.tanh(difference / np.where(spread > 0, spread, 1.0))  # spread 0: all differences are 0
-    length = np.concatenate([length, np.zeros((*length.shape[:-1], 1))], axis=-1)  # (..., num_prompts + 1)
+    length = np.concatenate([length, np.zeros((*length.shape[:-1], 1))], axis=-1)  # (..., rows + 1)
     won = np.concatenate([weights * score, prior[..., :1]], axis=-1)
     lost = np.concatenate([weights * (1 - score), prior[..., 1:]], axis=-1)
     design = np.stack([np.ones_like(length), length], axis=-1)
