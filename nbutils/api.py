@@ -6,19 +6,17 @@ what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (ke
 
 import asyncio
 import itertools
-import json
-import math
 import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from email.utils import parsedate_to_datetime
 
-from nbutils import redaction
+from nbutils import completions
+from nbutils.completions import ApiError, Chat, Trouble
 from nbutils.records import Journal
 from nbutils.spending import ATTEMPT, LETTERS_PER_TOKEN, SETTLED, Spending, SpendLimit
-from nbutils.texts import Generation, Sampling, encodable, request_seed
+from nbutils.texts import Generation
 
 _DEADLINE_SECONDS = 300.0  # of one request to an API: calls and the pauses between them
 _CALL_SECONDS = 90.0  # of one call, to the last byte of its answer
@@ -28,30 +26,14 @@ _MALFORMED = ("UnsupportedProtocol", "LocalProtocolError")  # no http:// in the 
 _BREAKER = 8  # calls that fail in a row before an API is given up
 
 
-class ApiError(RuntimeError):
-    """The API refused in a way that more calls cannot mend: key, quota, request, or too many failures in a row."""
-
-
 @dataclass(frozen=True)
 class _Api:
     """What all calls of one generate() share."""
 
-    client: object
-    name: str
-    sampling: Sampling
+    chat: Chat
     journal: Journal | None
     gate: "_Gate"
     spending: Spending
-
-
-@dataclass(frozen=True)
-class _Trouble:
-    """Why a call brought no answer, where the next may. status: of the response, None if there was none; wait: seconds
-    that the server asks for, or None."""
-
-    reason: str
-    status: int | None = None
-    wait: float | None = None
 
 
 def generate_api(model, unique, answers, sampling, runtime, journal):
@@ -86,7 +68,7 @@ async def _stream(model, pending, sampling, runtime, journal):
     gate, waiting, calls, failures, fatal = _Gate(runtime.batch_size), iter(pending.items()), {}, 0, None
     async with openai.AsyncOpenAI(max_retries=0, timeout=None) as client:
         spending = Spending(runtime.limits, journal)
-        api = _Api(client, model.removeprefix("api:"), sampling, journal, gate, spending)
+        api = _Api(Chat(client, model.removeprefix("api:"), sampling), journal, gate, spending)
         while True:
             for key, request in itertools.islice(waiting, 0 if fatal else runtime.batch_size - len(calls)):
                 calls[asyncio.create_task(_ask(api, key, request))] = key
@@ -136,7 +118,7 @@ class _Gate:
             self.in_flight -= 1
             self.changed.notify_all()
 
-    def heed(self, heard: Generation | _Trouble, began: float) -> None:
+    def heed(self, heard: Generation | Trouble, began: float) -> None:
         """Adapt to what was heard from a call that began at this monotonic time."""
         if isinstance(heard, Generation):
             self.answers += 1
@@ -183,46 +165,48 @@ async def _ask(api: _Api, key: str, request: dict) -> Generation:
         await api.gate.pause(wait)
 
 
-async def _call(api: _Api, key: str, request: dict) -> Generation | _Trouble:
+async def _call(api: _Api, key: str, request: dict) -> Generation | Trouble:
     """One call, journalled before it is sent and again when it was answered, or refused and not billed.
 
     journal.total("unanswered_calls") is therefore the number of calls that may have been billed for no answer.
     """
     import openai
 
+    name, most = api.chat.name, api.chat.sampling.max_new_tokens
     read = sum(len(message["content"]) for message in request["messages"]) / LETTERS_PER_TOKEN
-    aside = api.spending.begin(api.name, read, api.sampling.max_new_tokens)
+    aside = api.spending.begin(name, read, most)
     stamp = time.time_ns()
-    attempt = {"model": api.name, "unanswered_calls": 1, "read": round(read), "written": api.sampling.max_new_tokens}
+    attempt = {"model": name, "unanswered_calls": 1, "read": round(read), "written": most}
     _note(api, (f"{key}{ATTEMPT}{stamp}", attempt))
 
     def settle(*answers: tuple[str, dict], read: int = 0, written: int = 0):
-        api.spending.end(api.name, aside, read, written)
+        api.spending.end(name, aside, read, written)
         settled = {"unanswered_calls": -1, "read": read, "written": written}
         _note(api, *answers, (f"{key}{SETTLED}{stamp}", settled))
 
     try:
         async with asyncio.timeout(_CALL_SECONDS):
-            answer = _parse_completion(await _complete(api, request))
+            answer = completions.parse(await api.chat.complete(request), api.chat.sampling)
     except openai.APIStatusError as error:
         if error.status_code < 500 or error.status_code == 503:
             settle()
-        return _refusal(api.name, error)
+        return completions.refusal(error, api.chat)
     except UnicodeEncodeError:
         settle()
         return Generation("", 0, None, "bad request: half a character (a lone surrogate) cannot be sent")
     except TimeoutError:
-        return _Trouble(f"no answer within {_CALL_SECONDS:.0f} s")
+        return Trouble(f"no answer within {_CALL_SECONDS:.0f} s")
     except openai.APIConnectionError as error:
         cause = type(error.__cause__).__name__
         if cause in ("ConnectError", *_MALFORMED):  # nothing was sent
             settle()
         if cause in _MALFORMED:
-            raise ApiError(f"api:{api.name} can't be called: check OPENAI_BASE_URL and OPENAI_API_KEY") from None
-        return _Trouble("connection failed")
+            raise ApiError(f"api:{name} can't be called: check OPENAI_BASE_URL and OPENAI_API_KEY") from None
+        return Trouble("connection failed")
     except (openai.APIError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return _Trouble(f"broken answer ({type(error).__name__})", status=200)
-    settle((key, asdict(answer)), read=answer.prompt_tokens or 0, written=answer.num_tokens)
+        return Trouble(f"broken answer ({type(error).__name__})", status=200)
+    known = [] if answer.reason else [(key, asdict(answer))]
+    settle(*known, read=answer.prompt_tokens or 0, written=answer.num_tokens)
     return answer
 
 
@@ -230,60 +214,3 @@ def _note(api: _Api, *records: tuple[str, dict]) -> None:
     """Journal records so that they survive a kill; the fsync comes once for all answers that leave together."""
     if api.journal is not None:
         api.journal.append_many(records, sync=False)
-
-
-async def _complete(api: _Api, request: dict) -> dict:
-    """The body of a chat completion as the server wrote it; ValueError if that is no JSON.
-
-    Not by the SDK's typed method: checking the types of what goes out and comes in costs as much time as all the rest.
-    """
-    sampling = api.sampling
-    body = {
-        "model": api.name,
-        "messages": request["messages"],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-        "seed": request_seed(request) % 2**31,
-    }
-    body |= {"top_k": sampling.top_k} if sampling.top_k else {}
-    body |= {"stop": list(sampling.stop)} if sampling.stop else {}
-    made = await api.client.post("/chat/completions", body=body, cast_to=object)
-    return json.loads(made) if isinstance(made, str) else made  # a text, where the server's header says no JSON
-
-
-def _parse_completion(body: dict) -> Generation:
-    """ValueError and the like when the body carries no text: empty text is no answer."""
-    choice, usage = body["choices"][0], body.get("usage") or {}
-    text = choice["message"]["content"]
-    if not text or not isinstance(text, str):
-        raise ValueError("empty content")
-    read, written = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    written = written if isinstance(written, int) else len(text.split())
-    finish = "length" if choice.get("finish_reason") == "length" else "stop"
-    return Generation(encodable(text), written, finish, prompt_tokens=read if isinstance(read, int) else None)
-
-
-def _refusal(name: str, error) -> Generation | _Trouble:
-    """What an error status means: come again (_Trouble), not this request (Generation), not at all (ApiError)."""
-    status = error.status_code
-    if status == 402 or error.code == "insufficient_quota":
-        raise ApiError(f"api:{name}: the account's quota is used up") from None
-    if status in (401, 403, 404, 405):
-        raise ApiError(f"api:{name} refused the call ({status}): check key, base URL and model") from None
-    if status in (408, 409, 425, 429) or status >= 500:
-        reason = "rate limit" if status == 429 else f"server error {status}"
-        return _Trouble(reason, status, _retry_after(error.response.headers.get("retry-after", "")))
-    return Generation("", 0, None, f"bad request: {redaction.redact(str(error))[:200]}")
-
-
-def _retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header, a number or an HTTP date; None if it is neither."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

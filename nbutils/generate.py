@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nbutils import api, models, paths
 from nbutils.models import Runtime
 from nbutils.records import Journal
-from nbutils.texts import Generation, Sampling, encodable, request, request_seed
+from nbutils.texts import Generation, Sampling, cut_at, encodable, request, request_seed
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -174,12 +174,6 @@ def _decode(tokenizer, net, ids: list[int], sampling: Sampling) -> Generation:
     cut = cut_at(text, sampling.stop)
     finished = end is not None or cut != text
     return Generation(cut, len(ids) if end is None else end + 1, "stop" if finished else "length")
-
-
-def cut_at(text: str, stop: tuple[str, ...]) -> str:
-    """text up to the first stop string, or all of it."""
-    places = [text.find(string) for string in stop if string in text]
-    return text[: min(places)] if places else text
 
 
 class SeededSampler:

@@ -36,6 +36,12 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def cut_at(text: str, stop: tuple[str, ...]) -> str:
+    """text up to the first stop string, or all of it."""
+    places = [text.find(string) for string in stop if string in text]
+    return text[: min(places)] if places else text
+
+
 def messages_of(prompt) -> list[dict]:
     """A bare prompt as one user message; a list of messages as it is."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

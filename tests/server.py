@@ -78,7 +78,9 @@ FAULTS = {
     "choices empty": _choices([], billed=True),
     "no message": _choices([{"index": 0, "finish_reason": "stop"}], billed=True),
     "content null": _content(None),
-    "content empty": _content("", "length"),
+    "content empty": _content("", "stop"),
+    "all thought": _content("", "length"),
+    "filtered": _content(None, "content_filter"),
     "content a list": _content([{"type": "text", "text": "x"}]),
     "late": Fault(late=3.0, billed=True),
     "html": Fault(body=HTML, headers=(("content-type", "text/html"),)),
@@ -114,7 +116,8 @@ def billed(path) -> Counter:
 
 
 class Server(ThreadingHTTPServer):
-    """faults: prompt text (or None: any) → faults of its next requests, in order: names of FAULTS, Fault, or None for a
+    """refuses: parameter → the fault of every request that has it, in place of any other; bodies: of all requests.
+    faults: prompt text (or None: any) → faults of its next requests, in order: names of FAULTS, Fault, or None for a
     good answer; of "…" as the last, the one before it goes on for ever. capacity: requests at once above which one
     gets a 429. calls: (seconds since the epoch, requests then in flight, prompt text, status) of every request, as
     they came.
@@ -128,7 +131,7 @@ class Server(ThreadingHTTPServer):
         self.model, self.delay, self.capacity = model, delay, capacity
         self.ledger = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self.ledger_path = ledger
-        self.faults, self.calls, self.in_flight = {}, [], 0
+        self.faults, self.refuses, self.calls, self.bodies, self.in_flight = {}, {}, [], [], 0
         self.lock, self.closing = threading.Lock(), threading.Event()
 
     @property
@@ -179,7 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.bodies.append(body)
         fault = self.server.arrive(body["messages"][-1]["content"])
+        fault = next((fault for name, fault in self.server.refuses.items() if name in body), fault)
         try:
             self.server.closing.wait(self.server.delay)
             raw = self._response(body, fault)

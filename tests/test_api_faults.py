@@ -15,7 +15,7 @@ import pytest
 import server as scripted
 from server import FAULTS, Fault, Server, fingerprint, http_date, read_ledger, retry_after
 
-from nbutils import api
+from nbutils import api, completions
 from nbutils import generate as g
 from nbutils.generate import Sampling, generate
 from nbutils.models import Runtime
@@ -101,6 +101,53 @@ def test_answers_that_never_carry_a_text_are_bounded(server, path, monkeypatch, 
     assert ledger_of(server, "a")[-1] == ("billed", "-") and ledger_of(server, "b") == [("billed", "-")]
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("all thought", "no text within 256 tokens"), ("filtered", "content filter")]
+)
+def test_an_answer_without_a_text_that_says_why_is_paid_for_once(server, path, name, why):
+    """A reasoning model that thinks to the limit, a filter: another call would end the same way and cost the same."""
+    server.faults["a"] = [name, "…"]
+    made = ask(path, ["a", "b"])
+    assert why in made[0].reason and made[0].text == "" and made[1].text == "b"
+    assert ledger_of(server, "a") == [("billed", name)] and unanswered(path) == 0
+
+
+MISTRAL = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
+REFUSALS = {  # as these APIs word them
+    "max_tokens": scripted._error(400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use ...",
+                                  "unsupported_parameter"),
+    "temperature": scripted._error(400, "Unsupported value: 'temperature' does not support 0 with this model.",
+                                   "unsupported_value"),
+    "seed": Fault(422, MISTRAL),
+    "top_k": scripted._error(400, "Unrecognized request argument supplied: `top_k`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [*([name] for name in REFUSALS), list(REFUSALS)], ids="+".join)
+def test_a_parameter_that_a_server_does_not_take_is_left_out_and_that_is_said(server, path, capsys, names):
+    """The first calls are refused and not billed; all later ones go without it, and each answer is paid for once."""
+    server.refuses = {name: REFUSALS[name] for name in names}
+    prompts, sampling = [f"say {i}" for i in range(12)], Sampling(0.0, top_k=5, max_new_tokens=7)
+    with Journal(path) as journal:
+        made = generate("api:m", prompts, sampling, Runtime(2), journal)
+    assert [each.text for each in made] == prompts and unanswered(path) == 0
+    assert set(scripted.billed(server.ledger_path).values()) == {1}
+    last = server.bodies[-1]
+    assert not set(names) & set(last) and ("max_completion_tokens" in last) == ("max_tokens" in names)
+    assert last.get("max_tokens", last.get("max_completion_tokens")) == 7
+    assert len(server.bodies) <= 12 + 2 * len(names)
+    said = capsys.readouterr().out
+    assert all(said.count(f"api:m takes no {name}") == 1 for name in names)
+
+
+def test_a_refusal_that_names_no_parameter_of_ours_is_a_bad_request(server, path):
+    """Not every 400 with a parameter's name in it is about that parameter."""
+    texts = ["temperature out of range", "unsupported language", "extra 'tools' are forbidden"]
+    server.faults = {str(i): [scripted._error(400, text)] for i, text in enumerate(texts)}
+    made = ask(path, ["0", "1", "2"])
+    assert all(each.reason.startswith("bad request") for each in made) and len(server.bodies) == 3
+
+
 def test_missing_usage_is_no_reason_to_pay_again(server, path):
     body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "two words"}}]}
     server.faults[None] = [Fault(body=body | {"usage": usage}, billed=True) for usage in (None, {}, {"x": 1})]
@@ -141,17 +188,17 @@ def test_retry_after_is_obeyed_in_every_form(server, path):
     [("7", 7.0), ("1.5", 1.5), ("0", 0.0), ("-1", 0.0), ("", None), ("soon", None), ("nan", None), ("1e999", None)],
 )
 def test_retry_after_as_a_number(value, seconds):
-    assert api._retry_after(value) == seconds
+    assert completions.retry_after(value) == seconds
 
 
 def test_retry_after_as_a_date(monkeypatch):
     monkeypatch.setattr(api.time, "time", lambda: 784111747.0)  # Sun, 06 Nov 1994 08:49:07 GMT
-    assert api._retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 30.0
-    assert api._retry_after("Sun, 06 Nov 1994 08:48:37 GMT") == 0.0
-    assert api._retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == 30.0
-    assert api._retry_after("Sun Nov  6 08:49:37 1994") is not None  # asctime names no zone
+    assert completions.retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 30.0
+    assert completions.retry_after("Sun, 06 Nov 1994 08:48:37 GMT") == 0.0
+    assert completions.retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == 30.0
+    assert completions.retry_after("Sun Nov  6 08:49:37 1994") is not None  # asctime names no zone
     for nonsense in ("Sun, 99 Nov 1994 08:49:37 GMT", "06 Nov", "\x00", "Sun, 06 Nov 99999 08:49:37 GMT"):
-        assert api._retry_after(nonsense) is None
+        assert completions.retry_after(nonsense) is None
 
 
 def test_a_wait_beyond_the_deadline_is_not_waited_for(server, path):
@@ -319,12 +366,12 @@ def test_gate_by_hand():
     """8, halved to 4 and 2; a 429 to a call from before the halving changes nothing; 2 + 3 answers give 4; never 9."""
 
     async def play():
-        gate, limited, answer = api._Gate(8), api._Trouble("rate limit", 429), g.Generation("x", 1, "stop")
+        gate, limited, answer = api._Gate(8), completions.Trouble("rate limit", 429), g.Generation("x", 1, "stop")
         limits = []
         gate.heed(limited, time.monotonic())
         limits.append(gate.limit)
         gate.heed(limited, gate.halved - 1)
-        gate.heed(api._Trouble("server error 500", 500), time.monotonic())
+        gate.heed(completions.Trouble("server error 500", 500), time.monotonic())
         limits.append(gate.limit)
         gate.heed(limited, gate.halved + 1)
         for _ in range(5):

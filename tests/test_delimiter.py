@@ -8,8 +8,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
 from nbutils import arms, poir_texts
-from nbutils.generate import cut_at, render
+from nbutils.generate import render
 from nbutils.templates import DELIMITER
+from nbutils.texts import cut_at
 
 # The pattern of cl100k; Llama 3 and Qwen cut by the same rules: a full stop takes the line ends behind it.
 GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

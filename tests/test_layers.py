@@ -24,6 +24,7 @@ LAYERS = (
             "novelty",
             "models",
             "texts",
+            "completions",
             "api",
             "generate",
             "likelihood",
