@@ -1,36 +1,54 @@
 """What an arm makes of prompts: its rewrites in sequence, and the responder's answers to the last of them."""
 
 import itertools
+from dataclasses import replace
 
 from nbutils import arms, critique, paths, rewards, templates, theory
 from nbutils.arms import Arm
-from nbutils.generate import Generation, Sampling, generate
+from nbutils.generate import Conditions, Generation, Sampling
 from nbutils.models import Runtime
-from nbutils.records import Answer, Journal, Prompt, prompt_id
+from nbutils.records import Answer, Prompt, prompt_id
 from nbutils.steps import read_manifest
 
 _LOOP_SAMPLES = 10_000  # sample indices that the loop of one sample may take
 
 
-def rewrite(
-    arm: Arm,
-    prompts: list[str],
-    samples: list[int],
-    folder: str,
-    sampling: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    label: str | None = None,
-) -> list[list[str]]:
-    """Rewrites of each prompt, one per prompter in sequence: a list of lists, empty for an arm without prompter."""
+def answer(arm: Arm, prompts: list[Prompt], num_samples: int, given: Conditions) -> list[Answer]:
+    """num_samples Answers per prompt, without rewards, in the order of prompts."""
+    rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+    texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
+    trail = rewrites_of(arm, texts, samples, given)
+    finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
+    made = given.ask(arm.responder, finals, given.responding, samples, f"{arm.name}: responses")
+    columns = zip(rows, finals, trail, made, strict=True)
+    return [_answer(arm, *row, final, steps, generation) for row, final, steps, generation in columns]
+
+
+def rewrites_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+    """The rewrites of each prompt by any arm, one per prompter in sequence; empty lists for an arm that has none.
+
+    samples: sample index of each prompt.
+    """
+    if arm.tilt:
+        trail = _tilted(arm, prompts, samples, given)
+    elif arm.loop:
+        trail = _criticised(arm, prompts, samples, given)
+    elif arm.fixed:
+        template = templates.load(arm.fixed, given.templates)
+        trail = [[templates.messages(template, prompt=text)[-1]["content"]] for text in prompts]
+    else:
+        trail = _in_sequence(arm, prompts, samples, given)
+    return others(prompts, samples, trail, given.rewriting.seed) if arm.shuffled else trail
+
+
+def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+    """Each prompter rewrites what the one before it wrote."""
     current, trail = list(prompts), [[] for _ in prompts]
     for prompter in arm.prompters:
-        template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else folder)
-        stop = (prompter.stop,) if prompter.stop else ()
-        chosen = Sampling(**{**sampling.__dict__, "stop": stop})
-        made = generate(
-            prompter.model, arms.rewrite_requests(template, current), chosen, runtime, journal, samples, label=label
-        )
+        template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else given.templates)
+        sampling = replace(given.rewriting, stop=(prompter.stop,) if prompter.stop else ())
+        requests = arms.rewrite_requests(template, current)
+        made = given.ask(prompter.model, requests, sampling, samples, f"{arm.name}: rewrites")
         for row, (previous, answer) in enumerate(zip(list(current), made, strict=True)):
             text = arms.clean_rewrite(answer.text)
             trail[row].append(text)
@@ -38,52 +56,32 @@ def rewrite(
     return trail
 
 
-def tilted_rewrites(
-    arm: Arm,
-    prompts: list[str],
-    samples: list[int],
-    folder: str,
-    rewriting: Sampling,
-    responding: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    label: str | None = None,
-) -> list[list[str]]:
+def _tilted(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
     """One rewrite of each prompt, drawn from ρ*(x'|x) of Eq. 10 over samples of the untrained prompter.
 
     The responses that weigh a rewrite are others than the one that the arm answers with. A rewrite without a reward is
     never drawn; where none has one, the first is.
     """
-    tilt, base = arm.tilt, Arm("untrained", arm.prompters, arm.responder)
+    tilt, base = arm.tilt, Arm(arm.name, arm.prompters, arm.responder)
     rows = [(prompt, sample * tilt.num_rewrites + i) for prompt, sample in zip(prompts, samples, strict=True)
             for i in range(tilt.num_rewrites)]  # fmt: skip
     asked, numbers = [prompt for prompt, _ in rows], [number for _, number in rows]
-    texts = [trail[0] for trail in rewrite(base, asked, numbers, folder, rewriting, runtime, journal, label)]
+    texts = [trail[0] for trail in _in_sequence(base, asked, numbers, given)]
     pairs = [
         (p, arms.sent(text, p), -1 - j) for p, text in zip(asked, texts, strict=True) for j in range(tilt.num_responses)
     ]
-    made = generate(
-        arm.responder, [x for _, x, _ in pairs], responding, runtime, journal, [j for *_, j in pairs], label
-    )
+    sent, draws = [text for _, text, _ in pairs], [draw for *_, draw in pairs]
+    made = given.ask(arm.responder, sent, given.responding, draws, f"{arm.name}: responses to rewrites")
     heard = [None if each.reason else each.text for each in made]
-    scores = rewards.score(tilt.reward_model, [p for p, *_ in pairs], heard, runtime, journal)
+    scores = rewards.score(tilt.reward_model, [p for p, *_ in pairs], heard, given.runtime, given.journal)
     expected = rewards.means(scores, tilt.num_responses)
     groups = [slice(i * tilt.num_rewrites, (i + 1) * tilt.num_rewrites) for i in range(len(prompts))]
-    keys = [[rewriting.seed, prompt, sample] for prompt, sample in zip(prompts, samples, strict=True)]
+    keys = [[given.rewriting.seed, prompt, sample] for prompt, sample in zip(prompts, samples, strict=True)]
     chosen = [_drawn(expected[each], tilt.kl_weight, key) for each, key in zip(groups, keys, strict=True)]
     return [[texts[each][i]] for each, i in zip(groups, chosen, strict=True)]
 
 
-def criticised_rewrites(
-    arm: Arm,
-    prompts: list[str],
-    samples: list[int],
-    folder: str,
-    responding: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    label: str | None = None,
-) -> list[list[str]]:
+def _criticised(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
     """Of each prompt the rewrite (or the prompt itself) whose response scored best in the self-critique loop.
 
     The response that the arm answers with is another than the one that was criticised: what is measured is the
@@ -94,9 +92,8 @@ def criticised_rewrites(
     for sample in dict.fromkeys(samples):
         asked = list({row.prompt_id: row for row, other in zip(rows, samples, strict=True) if other == sample}.values())
         first = -_LOOP_SAMPLES * (sample + 1)
-        made = critique.self_evaluate(
-            arm.prompters[0].model, arm.responder, asked, arm.loop, folder, responding, runtime, journal, label, first
-        )
+        model, label = arm.prompters[0].model, f"{arm.name}: rewrites, "
+        made = critique.self_evaluate(model, arm.responder, asked, arm.loop, given, label, first)
         for key, group in itertools.groupby(made, key=lambda each: each.prompt_id):
             found[key, sample] = critique.best(list(group)).rewrite
     return [[found[row.prompt_id, sample]] for row, sample in zip(rows, samples, strict=True)]
@@ -110,52 +107,6 @@ def _drawn(expected: list[float | None], kl_weight: float, key: list) -> int:
     steps = theory.tilt([expected[i] for i in known], kl_weight).cumsum()
     place = int(paths.sha256_json(key)[:13], 16) / 16**13  # uniform in [0, 1)
     return known[min(int((steps <= place * steps[-1]).sum()), len(known) - 1)]
-
-
-def answer(
-    arm: Arm,
-    prompts: list[Prompt],
-    num_samples: int,
-    folder: str,
-    rewriting: Sampling,
-    responding: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    progress: bool = False,
-) -> list[Answer]:
-    """num_samples Answers per prompt, without rewards, in the order of prompts."""
-    rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
-    texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
-    label = (lambda what: f"{arm.name}: {what}") if progress else (lambda what: None)
-    trail = rewrites_of(arm, texts, samples, folder, rewriting, responding, runtime, journal, label("rewrites"))
-    finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
-    made = generate(arm.responder, finals, responding, runtime, journal, samples, label=label("responses"))
-    columns = zip(rows, finals, trail, made, strict=True)
-    return [_answer(arm, *row, final, steps, generation) for row, final, steps, generation in columns]
-
-
-def rewrites_of(
-    arm: Arm,
-    prompts: list[str],
-    samples: list[int],
-    folder: str,
-    rewriting: Sampling,
-    responding: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    label: str | None = None,
-) -> list[list[str]]:
-    """The rewrites of each prompt by any arm, one per prompter in sequence; empty lists for an arm that has none."""
-    if arm.tilt:
-        trail = tilted_rewrites(arm, prompts, samples, folder, rewriting, responding, runtime, journal, label)
-    elif arm.loop:
-        trail = criticised_rewrites(arm, prompts, samples, folder, responding, runtime, journal, label and f"{label}, ")
-    elif arm.fixed:
-        template = templates.load(arm.fixed, folder)
-        trail = [[templates.messages(template, prompt=text)[-1]["content"]] for text in prompts]
-    else:
-        trail = rewrite(arm, prompts, samples, folder, rewriting, runtime, journal, label)
-    return others(prompts, samples, trail, rewriting.seed) if arm.shuffled else trail
 
 
 def others(prompts: list[str], samples: list[int], trail: list[list[str]], seed: int) -> list[list[str]]:
@@ -203,10 +154,10 @@ def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tu
     shared = {name: settings[name] for name in names if name in settings}
     built = arms.build(arm, folder, settings["prompter"], settings["responder"], arms.options_of(settings))
     runtime = Runtime(1, settings["device"], settings["dtype"], settings["trust_remote_code"])
-    row = Prompt("", prompt, "command line")
     rewriting = Sampling(max_new_tokens=settings.get("max_rewrite_tokens", 128), **shared)
     responding = Sampling(max_new_tokens=settings.get("max_response_tokens", 512), **shared)
-    made = answer(built, [row], 1, settings["templates"], rewriting, responding, runtime)[0]
+    given = Conditions(settings["templates"], rewriting, responding, runtime)
+    made = answer(built, [Prompt("", prompt, "command line")], 1, given)[0]
     if made.reason:
         raise ValueError(f"{arm}: no response: {made.reason}")
     return made.rewrites, made.response

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from nbutils import answering, likelihood, models, paths, stats, tables
 from nbutils.arms import Arm
-from nbutils.generate import Sampling, cut_batches, run_batches
+from nbutils.generate import Conditions, cut_batches, run_batches
 from nbutils.models import Runtime
 from nbutils.records import Journal
 
@@ -157,33 +157,24 @@ def field_of(benchmark: Benchmark) -> str:
 # --- an arm on benchmarks
 
 
-def evaluate(
-    arm: Arm,
-    benchmarks: list[Benchmark],
-    folder: str,
-    rewriting: Sampling,
-    responding: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    progress: bool = False,
-) -> tuple[list[Score], list[Question]]:
+def evaluate(arm: Arm, benchmarks: list[Benchmark], given: Conditions) -> tuple[list[Score], list[Question]]:
     """(a Score per benchmark, a Question per benchmark and question) of one arm.
 
-    folder: of prompt templates; rewriting: how prompters sample, one rewrite per question; responding: how the
-    responder does, for arms whose rewrites depend on its responses. Every arm gets the same questions and examples.
-    What the journal holds is not computed again. Raises as check does; ValueError for a task that is unknown, shows no
-    such field or reports no accuracy; FileNotFoundError where its data can't be had.
+    given: how prompters rewrite, one rewrite per question, and how the responder answers, for arms whose rewrites
+    depend on its responses. Every arm gets the same questions and examples; what the journal holds is kept.
+    Raises as check does; ValueError for a task that is unknown, shows no such field or reports no accuracy;
+    FileNotFoundError where its data can't be had.
     """
     check([arm], benchmarks)
     scores, questions = [], []
     for benchmark in benchmarks:
-        label = f"{arm.name}: {benchmark.name}" if progress else None
+        label = f"{arm.name}: {benchmark.name}" if given.progress else None
         with _quiet() as screen:
             loaded = _load(benchmark)
             texts = _questions(benchmark, loaded["tasks"])
-        rewrites = _rewrite(arm, texts, folder, rewriting, responding, runtime, journal, label)
+        rewrites = _rewrite(arm, texts, given)
         with _quiet():
-            responder = Responder(arm.responder, runtime, journal, label, screen)
+            responder = Responder(arm.responder, given.runtime, given.journal, label, screen)
             result = _run(benchmark, loaded, rewrites, responder)
         score, rows = _read(arm, benchmark, result, rewrites, responder)
         scores.append(score)
@@ -270,12 +261,11 @@ def _questions(benchmark: Benchmark, tasks: dict) -> list[str]:
     return list(found)
 
 
-def _rewrite(arm, texts, folder, rewriting, responding, runtime, journal, label) -> dict[str, str]:
+def _rewrite(arm: Arm, texts: list[str], given: Conditions) -> dict[str, str]:
     """{question: what the responder is asked instead}, for each of texts; empty for an arm that rewrites nothing."""
     if not arm.prompters and not arm.fixed:
         return {}
-    label = label and f"{label} rewrites"
-    trail = answering.rewrites_of(arm, texts, [0] * len(texts), folder, rewriting, responding, runtime, journal, label)
+    trail = answering.rewrites_of(arm, texts, [0] * len(texts), given)
     return {text: answering.last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)}
 
 

@@ -14,10 +14,9 @@ Departures from the paper (section 3.1):
 from dataclasses import dataclass, replace
 
 from nbutils import changes, templates
-from nbutils.generate import Generation, Sampling, generate
+from nbutils.generate import Conditions, Generation, Sampling
 from nbutils.invent import is_foreign, scripts_of
-from nbutils.models import Runtime
-from nbutils.records import Journal, Prompt, Round
+from nbutils.records import Prompt, Round
 
 LONGEST = 1.5  # times the prompt's words, above which a rewrite is refused (section 3.1)
 _APART = 100  # sample indices between two rounds: attempts at one request
@@ -36,16 +35,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class _Asker:
-    """The two models, their templates and settings, as every round uses them. first_sample: of round 0."""
+    """The two models and how every round asks them. label: begins progress bars; first_sample: of round 0."""
 
     model: str
     responder: str
-    folder: str
     loop: Loop
-    responding: Sampling
-    runtime: Runtime
-    journal: Journal | None
-    label: str | None
+    given: Conditions
+    label: str
     first_sample: int
 
 
@@ -54,23 +50,20 @@ def self_evaluate(
     responder: str,
     prompts: list[Prompt],
     loop: Loop,
-    folder: str,
-    responding: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    label: str | None = None,
+    given: Conditions,
+    label: str = "",
     first_sample: int = 0,
 ) -> list[Round]:
     """Respond, critique (1–5, POIR Table 7), rewrite (Table 8), until good_score or num_rounds rewrites.
 
-    responder answers, by `responding`; model critiques and rewrites (in the paper they are one model), by the same
-    settings but the length. label: what progress bars begin with; first_sample: other values draw other responses,
+    responder answers, as given.responding says; model critiques and rewrites (in the paper they are one model), by the
+    same settings but the length. label: what progress bars begin with; first_sample: other values draw other responses,
     critiques and rewrites of the same prompts.
     All prompts advance together. Rounds come in the order of prompts, each prompt's rounds in order. A critique that
     cannot be parsed is asked again num_retries times; then its round is unscored with the reason and the loop of that
     prompt ends, as it does when no usable rewrite comes (the reason then stands in its last round, the raw text too).
     """
-    ask = _Asker(model, responder, folder, loop, responding, runtime, journal, label, first_sample)
+    ask = _Asker(model, responder, loop, given, label, first_sample)
     rounds: dict[str, list[Round]] = {row.prompt_id: [] for row in prompts}
     active = [(row, row.prompt) for row in prompts]
     for number in range(loop.num_rounds + 1):
@@ -95,8 +88,8 @@ def _is_bad(last: Round, good_score: int) -> bool:
 def _evaluate(ask: _Asker, active: list[tuple[Prompt, str]], number: int) -> list[Round]:
     """A Round of each (prompt, rewrite): its response, and the critique of it against the prompt. A response that
     failed is criticised by nobody."""
-    answers = _generate(ask, ask.responder, [text for _, text in active], ask.responding, number, 0, "responses")
-    template = templates.load("critique", ask.folder)
+    answers = _generate(ask, ask.responder, [text for _, text in active], ask.given.responding, number, 0, "responses")
+    template = templates.load("critique", ask.given.templates)
     heard = [(row, made.text) for (row, _), made in zip(active, answers, strict=True) if not made.reason]
     asked = [templates.messages(template, prompt=row.prompt, response=text) for row, text in heard]
     found = _until_parsed(ask, asked, _read_critique, lambda each: each.score is not None, number, "critiques")
@@ -111,7 +104,7 @@ def _evaluate(ask: _Asker, active: list[tuple[Prompt, str]], number: int) -> lis
 
 def _revise(ask: _Asker, going_on: list[Prompt], rounds: dict, number: int) -> list[tuple[Prompt, str]]:
     """(prompt, rewrite) for each prompt that goes on; one without a usable rewrite keeps the reason and stops."""
-    template = templates.load("revise", ask.folder)
+    template = templates.load("revise", ask.given.templates)
     lasts = [rounds[row.prompt_id][-1] for row in going_on]
     asked = [templates.messages(template, prompt=last.prompt, critique=last.critique or "") for last in lasts]
     found = _until_parsed(ask, asked, _read_rewrite, lambda each: each[0] is not None, number, "rewrites")
@@ -146,7 +139,7 @@ def _until_parsed(ask: _Asker, asked: list, parse, is_good, number: int, label: 
     """[(parsed, raw text)] of each request, asked up to num_retries more times while `is_good` refuses it."""
     found: list = [None] * len(asked)
     pending = list(range(len(asked)))
-    critiquing = replace(ask.responding, max_new_tokens=ask.loop.max_tokens)
+    critiquing = replace(ask.given.responding, max_new_tokens=ask.loop.max_tokens)
     for attempt in range(ask.loop.num_retries + 1):
         requests = [asked[i] for i in pending]
         texts = _generate(ask, ask.model, requests, critiquing, number, attempt, label)
@@ -162,5 +155,4 @@ def _generate(
     ask: _Asker, model: str, requests: list, sampling: Sampling, number: int, attempt: int, what: str
 ) -> list[Generation]:
     samples = [ask.first_sample + number * _APART + attempt] * len(requests)
-    label = f"{ask.label}round {number}: {what}" if ask.label is not None else None
-    return generate(model, requests, sampling, ask.runtime, ask.journal, samples, label=label)
+    return ask.given.ask(model, requests, sampling, samples, f"{ask.label}round {number}: {what}")

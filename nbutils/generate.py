@@ -5,7 +5,7 @@ to the filtered log-probabilities comes noise that is a hash of (request seed, p
 is taken, which is an exact draw. APIs get the request's seed as their own.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from jinja2.exceptions import TemplateError
 from tqdm import tqdm
@@ -49,6 +49,28 @@ def generate(
             answers.update(batch)
             bar.update(len(batch))
     return [answers[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a step asks all its models.
+
+    templates: folder of prompt templates; rewriting, responding: how rewrites and responses are sampled; journal: keeps
+    what was answered; progress: whether bars are shown.
+    """
+
+    templates: str
+    rewriting: Sampling = Sampling()
+    responding: Sampling = Sampling()
+    runtime: Runtime = Runtime()
+    journal: Journal | None = None
+    progress: bool = False
+
+    def ask(
+        self, model: str, prompts: list, sampling: Sampling, samples: list[int] | None = None, label: str = ""
+    ) -> list[Generation]:
+        """generate() under these conditions."""
+        return generate(model, prompts, sampling, self.runtime, self.journal, samples, label if self.progress else None)
 
 
 def _is_final(answer: Generation) -> bool:

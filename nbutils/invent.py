@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from nbutils import templates
-from nbutils.generate import Sampling, generate
-from nbutils.models import Runtime
+from nbutils.generate import Conditions, generate
 from nbutils.novelty import NoveltyFilter
-from nbutils.records import Journal, Prompt, prompt_id
+from nbutils.records import Prompt, prompt_id
 
 MOST_CALLS = 20  # for each prompt wanted, after which inventing ends
 _SLOW_BATCHES = 5  # in a row, after which it ends too
@@ -57,32 +56,28 @@ def invent(
     settings: Settings,
     refuse: Callable[[str], str | None],
     novelty: NoveltyFilter,
-    folder: str,
-    sampling: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-    progress: bool = False,
+    given: Conditions,
 ) -> Invention:
     """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
 
-    refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. The pool grows between batches of
-    calls. Stops early, with a message, when five batches in a row bring hardly anything new, or after MOST_CALLS for
-    each prompt wanted. seeds: see usable_seeds.
+    seeds: see usable_seeds; refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. Sampled as
+    given.rewriting says. The pool grows between batches of calls. Stops early, with a message, when five batches in a
+    row bring hardly anything new, or after MOST_CALLS for each prompt wanted.
     """
     if not seeds:
         raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
-    found, rng, slow, call = Invention(), random.Random(sampling.seed), 0, 0
-    template = templates.load("invent", folder)
+    found, rng, slow, call = Invention(), random.Random(given.rewriting.seed), 0, 0
+    template = templates.load("invent", given.templates)
     for seed in seeds:
         novelty.accept(seed)
     num_prompts = settings.num_prompts
-    bar = tqdm(total=num_prompts, desc="new prompts", disable=not progress, mininterval=1.0)
+    bar = tqdm(total=num_prompts, desc="new prompts", disable=not given.progress, mininterval=1.0)
     most = MOST_CALLS * num_prompts
     while len(found.rows) < num_prompts and slow < _SLOW_BATCHES and call < most:
-        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(min(runtime.batch_size, most - call))]
+        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(min(given.runtime.batch_size, most - call))]
         requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
         numbers = list(range(call, call + len(requests)))
-        texts = generate(model, requests, sampling, runtime, journal, numbers)
+        texts = generate(model, requests, given.rewriting, given.runtime, given.journal, numbers)
         before, call = len(found.rows), call + len(requests)
         for each, text in zip(shots, texts, strict=True):
             _take(found, text, each, num_prompts, refuse, novelty)

@@ -14,11 +14,11 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from nbutils import arms, models, poir_texts, records, templates, training
-from nbutils.generate import Generation, Sampling, generate
+from nbutils.generate import Conditions, Generation
 from nbutils.models import Runtime
 from nbutils.pairs import PreferencePair
 from nbutils.poir_texts import TARGETS, without_delimiter
-from nbutils.records import Journal, Pair
+from nbutils.records import Pair
 
 PARTS = ("rewrite", "response")  # Eq. 1's factors; the delimiter is the rewrite's last word
 _DPO_NAMES = {
@@ -205,14 +205,7 @@ def _labelled(rows: list[dict]) -> list[dict]:
 # Inference
 
 
-def rewritten(
-    arm: arms.Arm,
-    prompts: list[str],
-    template_folder: str,
-    sampling: Sampling,
-    runtime: Runtime = Runtime(),
-    journal: Journal | None = None,
-) -> list[Generation]:
+def rewritten(arm: arms.Arm, prompts: list[str], given: Conditions) -> list[Generation]:
     """What an arm's first prompter writes for each prompt, asked as `answering.answer` does: nothing is asked twice.
 
     finish "length": it reached neither the delimiter nor its own end within max_new_tokens, and was cut there.
@@ -220,6 +213,6 @@ def rewritten(
     if not arm.prompters:
         return []
     first = arm.prompters[0]
-    stopping = replace(sampling, stop=(first.stop,) if first.stop else ())
-    requests = arms.rewrite_requests(templates.load(first.template, template_folder), prompts)
-    return generate(first.model, requests, stopping, runtime, journal)
+    stopping = replace(given.rewriting, stop=(first.stop,) if first.stop else ())
+    requests = arms.rewrite_requests(templates.load(first.template, given.templates), prompts)
+    return given.ask(first.model, requests, stopping)

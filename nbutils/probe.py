@@ -12,26 +12,22 @@ With policy `responder` (the RLHF oracle) a draw is the response itself: own and
 from dataclasses import dataclass, replace
 
 from nbutils import arms, rewards, templates
-from nbutils.generate import Generation, Sampling, generate
+from nbutils.generate import Conditions, Generation, Sampling
 from nbutils.likelihood import knows_probabilities, log_probabilities
-from nbutils.models import Runtime
-from nbutils.records import Journal, Prompt, Sample, Shift
+from nbutils.records import Prompt, Sample, Shift
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked, and of whom. rewriting, responding: how rewrites and responses are drawn."""
+    """What is asked, and of whom. given: how rewrites and responses are drawn, and the journal of them."""
 
     policy: str
     prompter: str
     responder: str
     reward_model: str
-    templates: str
     num_rewrites: int
     num_responses: int
-    rewriting: Sampling
-    responding: Sampling
-    runtime: Runtime = Runtime()
+    given: Conditions
 
     @property
     def num_after(self) -> int:
@@ -39,7 +35,7 @@ class Probe:
         return max(2, self.num_rewrites // 4)
 
 
-def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str], journal: Journal | None = None):
+def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str]) -> list[Sample]:
     """Samples of all sources, in order: own, initial (policy prompter), then each checkpoint.
 
     checkpoints: {source: model folder}. What is in the journal is not asked again.
@@ -48,14 +44,14 @@ def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str], journ
         return []
     last = checkpoints.get("trained")
     if probe.policy == "responder":
-        made = _responses(probe, prompts, "own", probe.responder, last, probe.num_rewrites, journal)
+        made = _responses(probe, prompts, "own", probe.responder, last, probe.num_rewrites)
         for source, model in checkpoints.items():
-            made += _responses(probe, prompts, source, model, model, probe.num_after, journal)
+            made += _responses(probe, prompts, source, model, model, probe.num_after)
         return made
-    made = _responses(probe, prompts, "own", probe.responder, None, probe.num_rewrites, journal)
-    made += _rewrites(probe, prompts, "initial", probe.prompter, last, probe.num_rewrites, journal)
+    made = _responses(probe, prompts, "own", probe.responder, None, probe.num_rewrites)
+    made += _rewrites(probe, prompts, "initial", probe.prompter, last, probe.num_rewrites)
     for source, model in checkpoints.items():
-        made += _rewrites(probe, prompts, source, model, model, probe.num_after, journal)
+        made += _rewrites(probe, prompts, source, model, model, probe.num_after)
     return made
 
 
@@ -73,44 +69,45 @@ def shifts(probe: Probe, samples: list[Sample], most: int = 8) -> list[Shift]:
     ]
     texts, ends = [y.response for *_, y in pairs], [y.finished for *_, y in pairs]
     asked = [arms.sent(rewrite, y.prompt) for _, rewrite, y in pairs], [y.prompt for *_, y in pairs]
+    given = probe.given
     after, before = (
-        log_probabilities(probe.responder, prompts, texts, ends, probe.responding, probe.runtime) for prompts in asked
+        log_probabilities(probe.responder, prompts, texts, ends, given.responding, given.runtime) for prompts in asked
     )
     found = zip(pairs, after, before, strict=True)
     return [Shift(y.prompt_id, number, y.draw, a - b) for (number, _, y), a, b in found]
 
 
 def _responses(
-    probe: Probe, prompts: list[Prompt], source: str, model: str, moved: str | None, number: int, journal
+    probe: Probe, prompts: list[Prompt], source: str, model: str, moved: str | None, number: int
 ) -> list[Sample]:
     """`number` responses of model to each prompt itself; moved: the policy that log_ratio is of."""
     rows = [
         Sample(row.prompt_id, row.prompt, source, i, row.prompt, 0, "", None) for row in prompts for i in range(number)
     ]
     numbers, texts = [row.draw for row in rows], [row.prompt for row in rows]
-    made = generate(model, texts, probe.responding, probe.runtime, journal, numbers, f"{source}: responses")
-    ratios = _log_ratios(probe, moved, texts, made, probe.responding)
-    return _scored(probe, [replace(row, log_ratio=each) for row, each in zip(rows, ratios, strict=True)], made, journal)
+    made = probe.given.ask(model, texts, probe.given.responding, numbers, f"{source}: responses")
+    ratios = _log_ratios(probe, moved, texts, made, probe.given.responding)
+    return _scored(probe, [replace(row, log_ratio=each) for row, each in zip(rows, ratios, strict=True)], made)
 
 
 def _rewrites(
-    probe: Probe, prompts: list[Prompt], source: str, model: str, moved: str | None, number: int, journal
+    probe: Probe, prompts: list[Prompt], source: str, model: str, moved: str | None, number: int
 ) -> list[Sample]:
     """`number` rewrites of each prompt by model, num_responses responses to each; moved as for _responses."""
     asked = [(row, i) for row in prompts for i in range(number)]
-    requests = arms.rewrite_requests(templates.load("meta_prompt", probe.templates), [row.prompt for row, _ in asked])
-    numbers, label = [i for _, i in asked], f"{source}: rewrites"
-    made = generate(model, requests, probe.rewriting, probe.runtime, journal, numbers, label)
-    ratios = _log_ratios(probe, moved, requests, made, probe.rewriting)
+    template = templates.load("meta_prompt", probe.given.templates)
+    requests = arms.rewrite_requests(template, [row.prompt for row, _ in asked])
+    made = probe.given.ask(model, requests, probe.given.rewriting, [i for _, i in asked], f"{source}: rewrites")
+    ratios = _log_ratios(probe, moved, requests, made, probe.given.rewriting)
     rows = [
         Sample(row.prompt_id, row.prompt, source, i, arms.clean_rewrite(text.text), j, "", None, ratio)
         for (row, i), text, ratio in zip(asked, made, ratios, strict=True)
         for j in range(probe.num_responses)
     ]
     sent = [arms.sent(row.rewrite, row.prompt) for row in rows]
-    numbers, label = [row.response_draw for row in rows], f"{source}: responses"
-    heard = generate(probe.responder, sent, probe.responding, probe.runtime, journal, numbers, label)
-    return _scored(probe, rows, heard, journal)
+    numbers = [row.response_draw for row in rows]
+    heard = probe.given.ask(probe.responder, sent, probe.given.responding, numbers, f"{source}: responses")
+    return _scored(probe, rows, heard)
 
 
 def _log_ratios(probe: Probe, moved: str | None, prompts: list, made: list[Generation], sampling: Sampling) -> list:
@@ -119,14 +116,14 @@ def _log_ratios(probe: Probe, moved: str | None, prompts: list, made: list[Gener
         return [None] * len(made)
     before = probe.prompter if probe.policy == "prompter" else probe.responder
     texts, ends = [each.text for each in made], [each.finish == "stop" for each in made]
-    found = (log_probabilities(each, prompts, texts, ends, sampling, probe.runtime) for each in (moved, before))
+    found = (log_probabilities(each, prompts, texts, ends, sampling, probe.given.runtime) for each in (moved, before))
     return [a - b for a, b in zip(*found, strict=True)]
 
 
-def _scored(probe: Probe, rows: list[Sample], made: list[Generation], journal) -> list[Sample]:
+def _scored(probe: Probe, rows: list[Sample], made: list[Generation]) -> list[Sample]:
     """rows with their responses and the rewards of these against the original prompt."""
-    texts = [None if each.reason else each.text for each in made]
-    scores = rewards.score(probe.reward_model, [row.prompt for row in rows], texts, probe.runtime, journal)
+    texts, given = [None if each.reason else each.text for each in made], probe.given
+    scores = rewards.score(probe.reward_model, [row.prompt for row in rows], texts, given.runtime, given.journal)
     return [
         replace(row, response=each.text, reward=score, finished=each.finish == "stop", reason=each.reason)
         for row, each, score in zip(rows, made, scores, strict=True)

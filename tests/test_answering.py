@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from nbutils import answering, arms, critique
 from nbutils.arms import Arm, Prompter
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions
 from nbutils.records import Prompt
 
 ROWS = [Prompt("1", "tell me about the fox.", "set"), Prompt("2", "tell me about the wolf.", "set")]
 
 
 def run(arm, samples=1):
-    return answering.answer(arm, ROWS, samples, "sandbox", Sampling(), Sampling())
+    return answering.answer(arm, ROWS, samples, Conditions("sandbox"))
 
 
 def test_arm_without_prompter_sends_the_prompt():
@@ -70,9 +70,9 @@ def tilted(kl_weight, rewrites=8, responses=2, reward="fakes:length"):
 
 def test_tilted_takes_the_best_rewrite_for_a_small_weight_and_any_for_a_large_one():
     """The responder repeats the rewrite and the reward is its length: λ → 0 sends the longest of the eight."""
-    drawn = answering.rewrite(
+    drawn = answering.rewrites_of(
         Arm("untrained", (Prompter("sandbox/prompter"),), "fakes:echo"),
-        [row.prompt for row in ROWS for _ in range(8)], list(range(8)) * 2, "sandbox", Sampling(),
+        [row.prompt for row in ROWS for _ in range(8)], list(range(8)) * 2, Conditions("sandbox"),
     )  # fmt: skip
     texts = [[trail[0] for trail in drawn[:8]], [trail[0] for trail in drawn[8:]]]
     assert [len(row.rewrite) for row in run(tilted(1e-6))] == [max(map(len, each)) for each in texts]
@@ -88,14 +88,10 @@ def test_a_draw_follows_the_tilted_weights():
 
 
 def test_tilted_answers_with_another_response_than_those_that_weighed(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        answering, "generate", lambda *args, **options: asked.append(args) or generate(*args, **options)
-    )
-    from nbutils.generate import generate
-
+    asked, ask = [], Conditions.ask
+    monkeypatch.setattr(Conditions, "ask", lambda given, *more: asked.append(more) or ask(given, *more))
     run(tilted(0.5, 2, 1))
-    (_, _, _, _, _, weighed, _), (_, _, _, _, _, answered) = [each for each in asked if each[0] == "fakes:echo"]
+    weighed, answered = [samples for model, _, _, samples, _ in asked if model == "fakes:echo"]
     assert set(weighed) == {-1} and set(answered) == {0}
 
 
@@ -114,18 +110,12 @@ def test_poir_s1_keeps_a_prompt_whose_first_answer_is_good_and_rewrites_the_othe
 
 def test_poir_s1_answers_with_another_response_than_it_criticised(monkeypatch):
     """Else the arm would choose among responses, too: the loop's sample indices are not those of the answers."""
-    asked = []
-    for module in (answering, critique):
-        monkeypatch.setattr(
-            module, "generate", lambda *args, **named: asked.append((args, named)) or generate(*args, **named)
-        )
-    from nbutils.generate import generate
-
+    asked, ask = [], Conditions.ask
+    monkeypatch.setattr(Conditions, "ask", lambda given, *more: asked.append(more[3]) or ask(given, *more))
     made = run(self_criticising("sandbox/responder", num_rounds=1, max_tokens=64), samples=2)
     assert len(made) == 4 and all(row.response for row in made)
-    numbers = [number for args, _ in asked for number in args[5]]
-    assert [row for row in numbers if row >= 0] == [0, 1, 0, 1]
-    criticised = {args[5][0] // 10_000 for args, _ in asked if args[5][0] < 0}
+    assert [number for numbers in asked for number in numbers if number >= 0] == [0, 1, 0, 1]
+    criticised = {numbers[0] // 10_000 for numbers in asked if numbers[0] < 0}
     assert criticised == {-1, -2}  # another loop for each sample
 
 

@@ -19,7 +19,7 @@ import server as scripted
 
 from nbutils import answering, arms, collect, controls, critique, invent, judge, records, tables, templates
 from nbutils import generate as g
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions, Sampling
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
 from nbutils.records import Journal, Prompt, prompt_id
@@ -38,12 +38,9 @@ def collecting(folder: Path, limits: Limits = UNLIMITED) -> None:
     model, runtime, sampling = "api:m", Runtime(AT_ONCE, limits=limits), Sampling(seed=3)
     refuse, settings = invent.refusal(2, 20, [], set()), invent.Settings(14, 2)
     with Journal(folder / "journal.jsonl") as journal:
-        made = invent.invent(
-            model, SEEDS, settings, refuse, NoveltyFilter(1.0), "sandbox", sampling, runtime, journal
-        )  # fmt: skip
-        rounds = critique.self_evaluate(
-            model, model, made.rows, critique.Loop(num_rounds=2), "sandbox", sampling, runtime, journal
-        )
+        given = Conditions("sandbox", sampling, sampling, runtime, journal)
+        made = invent.invent(model, SEEDS, settings, refuse, NoveltyFilter(1.0), given)
+        rounds = critique.self_evaluate(model, model, made.rows, critique.Loop(num_rounds=2), given)
     found = {"prompts": made.rows, "rounds": rounds, "pairs": collect.make_pairs(rounds, 4)}
     for name, rows in found.items():
         records.write_rows(folder / f"{name}.jsonl", rows)
@@ -56,8 +53,8 @@ def evaluating(folder: Path, limits: Limits = UNLIMITED) -> None:
     built = [arms.build(name, folder, "api:m", "api:m") for name in ("nan", "untrained", "poir_s1")]
     panel = judge.Panel(("api:m", "api:n", "fakes:longer"), templates.load("judge_pairwise", "sandbox"), sampling)
     with Journal(folder / "journal.jsonl") as journal:
-        settings = ("sandbox", sampling, sampling, runtime, journal)
-        answers = [row for arm in built for row in answering.answer(arm, prompts, 1, *settings)]
+        given = Conditions("sandbox", sampling, sampling, runtime, journal)
+        answers = [row for arm in built for row in answering.answer(arm, prompts, 1, given)]
         votes = judge.judge_arms(answers, "nan", panel, runtime, journal)
         trials = controls.judge_controls(answers, "nan", panel, 2, 2, 0, runtime, journal)
     found = {"answers": answers, "votes": votes, "controls": trials}

@@ -14,7 +14,7 @@ import scipy.stats
 from nbutils import benchmarks, models
 from nbutils.arms import Arm, Prompter
 from nbutils.benchmarks import Benchmark, Question, Responder, Score, evaluate, read_benchmarks
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions, Sampling
 from nbutils.models import Runtime
 from nbutils.records import Journal, dump
 
@@ -36,7 +36,7 @@ def louder(messages):
 
 
 def run(arm, benchmark, journal=None, runtime=Runtime()):
-    scores, questions = evaluate(arm, [benchmark], "sandbox", GREEDY, GREEDY, runtime, journal)
+    scores, questions = evaluate(arm, [benchmark], Conditions("sandbox", GREEDY, GREEDY, runtime, journal))
     return scores[0], questions
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from nbutils import answering, arms, calls, controls, critique, invent, judge, templates
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions, Sampling
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
 from nbutils.records import Prompt, prompt_id
@@ -105,7 +105,7 @@ def test_no_evaluation_makes_more_calls_than_its_bound(counted, tmp_path):
         for name in names
         for row in answering.answer(
             arms.build(name, tmp_path, "counted:prompter", "counted:responder", arms.options_of(local)),
-            prompts, 2, "sandbox", sampling, sampling, runtime,
+            prompts, 2, Conditions("sandbox", sampling, sampling, runtime),
         )
     ]  # fmt: skip
     panel = judge.Panel(("counted:judge",), templates.load("judge_pairwise", "sandbox"), sampling)
@@ -120,11 +120,9 @@ def test_no_collection_makes_more_calls_than_its_bound(counted):
     parameters = EVALUATE | {"num_prompts": 4, "num_shots": 2}
     settings, refuse = invent.Settings(4, 2), invent.refusal(1, 50, [], set())
     counted.inventing = True
-    sampling, runtime = Sampling(max_new_tokens=9), Runtime(2)
-    rows = invent.invent(
-        "counted:prompter", ["say a", "say b"], settings, refuse, NoveltyFilter(1.0), "sandbox", sampling, runtime
-    ).rows
+    given = Conditions("sandbox", Sampling(max_new_tokens=9), Sampling(max_new_tokens=9), Runtime(2))
+    rows = invent.invent("counted:prompter", ["say a", "say b"], settings, refuse, NoveltyFilter(1.0), given).rows
     counted.inventing, loop = False, critique.Loop(2, 4, 1, 9)
-    critique.self_evaluate("counted:prompter", "counted:responder", rows, loop, "sandbox", sampling, runtime)
+    critique.self_evaluate("counted:prompter", "counted:responder", rows, loop, given)
     for (name, _), bounds in by_model("01_collect", parameters).items():
         assert 0 < counted.asked.count(name) <= sum(bounds)

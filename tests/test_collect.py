@@ -4,7 +4,7 @@ import pytest
 
 from nbutils import collect, critique, invent
 from nbutils.critique import Loop
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
 from nbutils.records import Prompt, Round
@@ -53,9 +53,10 @@ def test_lineage_leads_from_a_pair_back_to_its_shots_and_rounds():
 
 def test_funnel_counts_follow_from_the_rows():
     seeds, pool, model = ["tell me more", "say it"], NoveltyFilter(1.0), "fakes:collector"
-    refuse, asked, runtime = invent.refusal(2, 6, ["bomb"], set()), invent.Settings(4, 2), Runtime(4)
-    made = invent.invent(model, seeds, asked, refuse, pool, "sandbox", Sampling(), runtime)
-    rounds = critique.self_evaluate(model, model, made.rows, Loop(), "sandbox", Sampling(), runtime)
+    given = Conditions("sandbox", runtime=Runtime(4))
+    refuse, asked = invent.refusal(2, 6, ["bomb"], set()), invent.Settings(4, 2)
+    made = invent.invent(model, seeds, asked, refuse, pool, given)
+    rounds = critique.self_evaluate(model, model, made.rows, Loop(), given)
     counts = collect.count(made, made.rows, rounds, collect.make_pairs(rounds, 4))
     stages = list(counts["funnel"].values())
     assert (

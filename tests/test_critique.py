@@ -2,16 +2,16 @@
 
 import pytest
 
-from nbutils import critique
+from nbutils import critique, generate
 from nbutils.critique import Loop
-from nbutils.generate import Generation, Sampling
+from nbutils.generate import Conditions, Generation, Sampling
 from nbutils.models import Runtime
 from nbutils.records import Prompt, Round, prompt_id
 
 
 def evaluate(model, prompts, **options):
     rows = [Prompt(prompt_id(text), text, "collect", "train") for text in prompts]
-    return critique.self_evaluate(model, model, rows, Loop(**options), "sandbox", Sampling(), Runtime(4))
+    return critique.self_evaluate(model, model, rows, Loop(**options), Conditions("sandbox", runtime=Runtime(4)))
 
 
 def test_loop_ends_with_a_good_score_or_after_the_rounds():
@@ -103,9 +103,8 @@ def test_a_score_of_five_in_five_is_read(monkeypatch):
 def test_response_that_failed_is_criticised_by_nobody():
     prompts = ["one two", "tell me about the fox. " * 2000]  # longer than the sandbox's context
     rows = [Prompt(prompt_id(text), text, "collect", "train") for text in prompts]
-    rounds = critique.self_evaluate(
-        "fakes:collector", "sandbox/responder", rows, Loop(1), "sandbox", Sampling(max_new_tokens=4)
-    )
+    given = Conditions("sandbox", responding=Sampling(max_new_tokens=4))
+    rounds = critique.self_evaluate("fakes:collector", "sandbox/responder", rows, Loop(1), given)
     failed = [row for row in rounds if row.prompt == prompts[1]]
     assert len(failed) == 1 and failed[0].score is None and failed[0].reason.startswith("prompt of")
 
@@ -118,14 +117,14 @@ def test_the_best_round_is_the_earliest_with_the_highest_score():
 
 def test_a_critique_or_rewrite_that_failed_keeps_its_own_reason(monkeypatch):
     """A server that gave up is not a model that wrote no score."""
-    failed, real = Generation("", 0, None, "server error 500, given up after 12 calls"), critique.generate
+    failed, real = Generation("", 0, None, "server error 500, given up after 12 calls"), generate.generate
 
     def flaky(model, requests, *more, **named):
         asked = [each if isinstance(each, str) else each[-1]["content"] for each in requests]
         made = real(model, requests, *more, **named)
         return [failed if text.startswith(flaky.broken) else one for text, one in zip(asked, made, strict=True)]
 
-    monkeypatch.setattr(critique, "generate", flaky)
+    monkeypatch.setattr(generate, "generate", flaky)
     for flaky.broken, score in (("critique:", None), ("revise:", 1)):
         (only,) = evaluate("fakes:collector", ["one two"])
         assert (only.score, only.reason) == (score, failed.reason)

@@ -3,7 +3,7 @@
 import pytest
 
 from nbutils import invent
-from nbutils.generate import Generation, Sampling
+from nbutils.generate import Conditions, Generation
 from nbutils.invent import Settings
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
@@ -13,9 +13,8 @@ from nbutils.records import Journal, prompt_id
 def run(model, num_prompts=20, seeds=("tell me more", "say it"), threshold=1.0, journal=None, **limits):
     refuse = invent.refusal(**{"min_words": 2, "max_words": 6, "keywords": ["bomb"], "test_ids": set()} | limits)
     pool = NoveltyFilter(threshold)
-    return invent.invent(
-        model, list(seeds), Settings(num_prompts, 2), refuse, pool, "sandbox", Sampling(), Runtime(4), journal
-    )
+    given = Conditions("sandbox", runtime=Runtime(4), journal=journal)
+    return invent.invent(model, list(seeds), Settings(num_prompts, 2), refuse, pool, given)
 
 
 def test_invented_prompts_are_new_counted_and_traced():
@@ -110,7 +109,7 @@ def test_inventing_ends_when_hardly_anything_is_accepted(monkeypatch):
     refuse = invent.refusal(2, 6, [], set())
     floored = lambda floor: invent.invent(  # noqa: E731
         "fakes:collector", ["tell me more", "say it"], Settings(8, 2, min_acceptance=floor), refuse, NoveltyFilter(1.0),
-        "sandbox", Sampling(), Runtime(20),
+        Conditions("sandbox", runtime=Runtime(20)),
     )  # fmt: skip
     made = floored(0.03)
     assert len(made.rows) == 5 and "at most 3% accepted in each of 5 batches" in made.message

@@ -11,7 +11,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from nbutils import answering, arms, models, pairs, poir, poir_texts, records, templates
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions, Sampling
 from nbutils.models import Runtime
 from nbutils.pairs import PreferencePair
 from nbutils.poir import Settings
@@ -274,9 +274,8 @@ def test_every_target_trains_and_becomes_an_arm(tmp_path, target, policy):
     assert len(history) == 2 and all(row["loss"] > 0 and "margin_rewrite" not in row for row in history)
     arm = arms.build(target, tmp_path, "sandbox/prompter", "sandbox/responder")
     assert (len(arm.prompters) == 1) == (policy == "prompter")
-    made = answering.answer(
-        arm, [Prompt("id", PAIR.prompt, "s")], 1, "sandbox", Sampling(max_new_tokens=32), Sampling(max_new_tokens=32)
-    )
+    given = Conditions("sandbox", Sampling(max_new_tokens=32), Sampling(max_new_tokens=32))
+    made = answering.answer(arm, [Prompt("id", PAIR.prompt, "s")], 1, given)
     assert made[0].response and templates.DELIMITER.strip() not in made[0].rewrite
 
 
@@ -319,14 +318,15 @@ def test_rewrites_that_reach_no_end_are_told_apart_and_asked_once(tmp_path):
     (tmp_path / "poir" / "model").symlink_to(models.resolve("sandbox/prompter"))
     arm = arms.build("poir", tmp_path, "sandbox/prompter", "sandbox/responder")
     prompts = [pair.prompt for pair in PAIRS]
-    endless, whole = (poir.rewritten(arm, prompts, "sandbox", Sampling(max_new_tokens=num)) for num in (2, 64))
+    given = [Conditions("sandbox", Sampling(max_new_tokens=num)) for num in (2, 64)]
+    endless, whole = (poir.rewritten(arm, prompts, each) for each in given)
     assert [each.finish for each in endless] == ["length"] * 8 and [each.finish for each in whole] == ["stop"] * 8
     with Journal(tmp_path / "journal.jsonl") as journal:
-        written = poir.rewritten(arm, prompts, "sandbox", Sampling(max_new_tokens=64), journal=journal)
+        given = Conditions("sandbox", Sampling(max_new_tokens=64), Sampling(max_new_tokens=8), journal=journal)
+        written = poir.rewritten(arm, prompts, given)
         num_asked = len(journal)
         rows = [Prompt(records.prompt_id(prompt), prompt, "s") for prompt in prompts]
-        short, long = Sampling(max_new_tokens=64), Sampling(max_new_tokens=8)
-        made = answering.answer(arm, rows, 1, "sandbox", short, long, journal=journal)
+        made = answering.answer(arm, rows, 1, given)
         assert len(journal) == num_asked + len({row.rewrite for row in made})
     assert [arms.clean_rewrite(each.text) for each in written] == [row.rewrites[0] for row in made]
-    assert poir.rewritten(arms.build("nan", tmp_path, "x", "y"), prompts, "sandbox", short) == []
+    assert poir.rewritten(arms.build("nan", tmp_path, "x", "y"), prompts, given) == []

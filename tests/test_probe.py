@@ -9,14 +9,14 @@ import torch
 
 from nbutils import generate as generation
 from nbutils import models, probe
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions, Sampling
 from nbutils.probe import Probe
 from nbutils.records import Journal, Prompt, prompt_id
 
 PROMPTS = [Prompt(prompt_id(x), x, "s") for x in ("tell me about the fox.", "what is an owl like?")]
 ASKED = Probe(
-    "prompter", "sandbox/prompter", "sandbox/responder", "sandbox/gold", "sandbox", 8, 2,
-    Sampling(1.0, max_new_tokens=32), Sampling(1.0, max_new_tokens=48),
+    "prompter", "sandbox/prompter", "sandbox/responder", "sandbox/gold", 8, 2,
+    Conditions("sandbox", Sampling(1.0, max_new_tokens=32), Sampling(1.0, max_new_tokens=48)),
 )  # fmt: skip
 
 
@@ -60,10 +60,10 @@ def test_responder_policy_draws_responses_with_ratios(moved):
 
 def test_what_the_journal_holds_is_not_asked_again(tmp_path, monkeypatch):
     with Journal(tmp_path / "j.jsonl") as journal:
-        before = probe.draw(ASKED, PROMPTS, {}, journal)
+        before = probe.draw(replace(ASKED, given=replace(ASKED.given, journal=journal)), PROMPTS, {})
     monkeypatch.setattr(generation, "_forward", lambda *_: pytest.fail("asked again"))
     with Journal(tmp_path / "j.jsonl") as journal:
-        assert probe.draw(ASKED, PROMPTS, {}, journal) == before
+        assert probe.draw(replace(ASKED, given=replace(ASKED.given, journal=journal)), PROMPTS, {}) == before
     assert probe.draw(ASKED, [], {"trained": os.devnull}) == []
 
 

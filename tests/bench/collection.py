@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from nbutils import collect, critique, data, invent
 from nbutils.critique import Loop
-from nbutils.generate import Sampling
+from nbutils.generate import Conditions, Sampling
 from nbutils.models import Runtime
 from nbutils.novelty import NoveltyFilter
 from nbutils.records import Journal
@@ -26,11 +26,12 @@ SHORT, LONG, LOOP = Sampling(max_new_tokens=96), Sampling(max_new_tokens=64), Lo
 def invented(num_prompts: int, journal: Journal | None, runtime: Runtime) -> list:
     seeds, settings = data.seeds("sandbox"), invent.Settings(num_prompts)
     refuse = invent.refusal(2, 150, [], set(), invent.scripts_of(seeds))
-    return invent.invent(MODEL, seeds, settings, refuse, NoveltyFilter(1.0), "sandbox", SHORT, runtime, journal).rows
+    given = Conditions("sandbox", SHORT, LONG, runtime, journal)
+    return invent.invent(MODEL, seeds, settings, refuse, NoveltyFilter(1.0), given).rows
 
 
 def evaluated(prompts: list, journal: Journal | None, runtime: Runtime) -> list:
-    return critique.self_evaluate(MODEL, RESPONDER, prompts, LOOP, "sandbox", LONG, runtime, journal)
+    return critique.self_evaluate(MODEL, RESPONDER, prompts, LOOP, Conditions("sandbox", SHORT, LONG, runtime, journal))
 
 
 def timed(function, *arguments) -> tuple[list, float]:
