@@ -151,6 +151,18 @@ def test_win_bars_are_shares_of_the_scored_with_counts_in_them():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["alignpro"]  # no bar for the baseline
 
 
+def test_many_panels_stand_side_by_side_and_close_up():
+    """A line per cell, its prompt sets beside each other: a page's height, not a scroll's; every panel has its title."""
+    arms = ("nan", *(f"arm{i}" for i in range(8)))
+    figure = plots.win_tie_lose(summary(arms, ("s", "t"), tuple(f"cell{i}" for i in range(6))))
+    drawn = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(drawn) == 24 and figure.get_figheight() < 18
+    titles = {axis.get_title(loc="left") for axis in drawn} - {""}
+    assert titles == {f"cell{i} · {name}" for i in range(6) for name in "st"}
+    odd = plots.win_tie_lose(summary(arms, ("s",), tuple(f"cell{i}" for i in range(5))))
+    assert sum(axis.get_visible() for axis in odd.axes) == 10
+
+
 def test_an_arm_without_a_scored_verdict_says_so():
     figure = plots.win_tie_lose(
         summary(win=0, tie=0, lose=0, unscored=20, win_rate=NAN, win_rate_low=NAN, win_rate_high=NAN)

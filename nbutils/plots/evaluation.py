@@ -8,11 +8,14 @@ from nbutils import tables
 from nbutils.plots.parts import (
     FAINT,
     INK,
+    MANY_LINES,
     OUTCOME_COLORS,
     REWARD_UNITS,
     ROW,
     arm_axis,
     arm_color,
+    close_up,
+    columns_of,
     counted,
     frame,
     grid,
@@ -97,15 +100,22 @@ def win_tie_lose(summary, baseline: str = "nan"):
         f"both orders judged, a win needs both · n = {span(nums)} prompts · win rate = wins + half the ties, with "
         "the 95% Tango score interval"
     )
-    heights = [0.62 + ROW * len(part) for _, part in parts]
-    figure = new_figure(9.6, sum(heights) + 0.35, title, subtitle, OUTCOME_COLORS)
-    axes = figure.subplots(len(parts), 2, sharex="col", squeeze=False, width_ratios=[3.3, 2], height_ratios=heights)
-    for (left, right), (label, part) in zip(axes, parts, strict=True):
+    columns = 1 if len(parts) <= MANY_LINES else columns_of(parts)
+    lines = [parts[start : start + columns] for start in range(0, len(parts), columns)]
+    rows = [max(len(part) for _, part in line) for line in lines]
+    heights = [0.62 + close_up(ROW, len(lines)) * number for number in rows]
+    figure = new_figure(min(9.6, 2.6 + 7 / columns) * columns, sum(heights) + 0.35, title, subtitle, OUTCOME_COLORS)
+    ratios = {"width_ratios": [3.3, 2] * columns, "height_ratios": heights}
+    axes = figure.subplots(len(lines), 2 * columns, sharex="col", squeeze=False, **ratios)
+    for axis in axes.ravel()[2 * len(parts) :]:
+        axis.set_visible(False)
+    for (left, right), (label, part) in zip(axes.reshape(-1, 2), parts, strict=False):
         left.set_title(label, pad=6)
         _outcome_bars(left, part)
         _win_rates(right, part)
-    axes[-1][0].set_xlabel("share of scored prompts (%)")
-    axes[-1][1].set_xlabel("win rate (%)")
+    for left, right in axes[-1].reshape(-1, 2):
+        left.set_xlabel("share of scored prompts (%)")
+        right.set_xlabel("win rate (%)")
     return figure
 
 

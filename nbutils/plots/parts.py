@@ -33,6 +33,7 @@ OUTCOME_COLORS = {"win": "#2a8a82", "tie": "#d9d9d9", "lose": "#c58a45"}
 INK, FAINT = "#222222", "#6b6b6b"
 REWARD_UNITS = "reward (reward-model units)"
 HEADER, ROW = 0.78, 0.34  # inches
+MANY_LINES = 3  # of panels, one below the other
 SMOOTH_FROM = 20  # logged steps
 _TITLE_ROOM = 34  # letters over a panel, where three or more stand side by side
 
@@ -157,17 +158,24 @@ def num_columns(num_panels: int) -> int:
     return 2 if num_panels == 4 else min(num_panels, 3)
 
 
-def grid(title: str, subtitle: str, parts, row_height: float, unit: str):
-    """(figure, axes): one axes per (title, rows) of parts, high enough for their arms, sharing x.
-
-    With several cells, a line of panels per cell where its prompt sets fit.
-    """
+def columns_of(parts) -> int:
+    """Panels side by side, of (title, rows): with several cells a line of panels per cell where its prompt sets fit."""
     num_sets = len({str(part["prompt_set"].iloc[0]) for _, part in parts})
-    columns = num_sets if 1 < num_sets <= 4 and num_sets < len(parts) else num_columns(len(parts))
+    return num_sets if 1 < num_sets <= 4 and num_sets < len(parts) else num_columns(len(parts))
+
+
+def close_up(row_height: float, lines: int) -> float:
+    """Inches between rows, fewer where many lines of panels make a figure tall."""
+    return row_height if lines <= MANY_LINES else 0.72 * row_height
+
+
+def grid(title: str, subtitle: str, parts, row_height: float, unit: str):
+    """(figure, axes): one axes per (title, rows) of parts, high enough for their arms, sharing x; see columns_of."""
+    columns = columns_of(parts)
     lines = -(-len(parts) // columns)
     most_arms = max(part["arm"].nunique() for _, part in parts)
     broken = columns > 2 and any(len(name) > _TITLE_ROOM for name, _ in parts)  # cell and prompt set, a line each
-    height = 0.72 + 0.18 * broken + row_height * most_arms
+    height = 0.72 + 0.18 * broken + close_up(row_height, lines) * most_arms
     figure = new_figure((6.4, 8.6, 11.0, 13.4)[columns - 1], lines * height, title, subtitle)
     axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
     for axis in axes[len(parts) :]:
