@@ -68,7 +68,7 @@ def write_report(experiment: str) -> Path:
         lost=[row for row in lost if number(row.get("num_missing"))],
         steps=steps,
         totals={key: sum(step["manifest"].get(key, 0) for step in steps) for key in ("seconds", "tokens")},
-        **{"shown": shown, "span": span, "percent": percent, "duration": duration},
+        **{"shown": shown, "span": span, "win_rate": win_rate, "duration": duration},
     )
 
 
@@ -84,11 +84,7 @@ def headline(experiment: str) -> list[str]:
 
 def _headline_row(row: dict) -> tuple[str, ...]:
     reward = f"{shown(row['mean_reward'])}  [{span(row, 'mean_reward')}]"
-    wins = (
-        f"{percent(row['win_rate'])}  [{span(row, 'win_rate', percent)}]"
-        if number(row["win_rate"]) is not None
-        else "–"
-    )
+    wins = "{}  [{}]".format(*win_rate(row)) if number(row["win_rate"]) is not None else "–"
     return row["arm"], shown(row["num_prompts"]), reward, shown(row["reward_variance"]), wins
 
 
@@ -146,6 +142,17 @@ def span(row: dict, name: str, text=shown) -> str:
     if number(row.get(name)) is None:
         return ""
     return "no interval" if low is None or high is None else f"{text(low)} to {text(high)}"
+
+
+def win_rate(row: dict) -> tuple[str, str]:
+    """The win rate and its interval; where too much is unscored, the rate is withheld, and the range from all that is
+    unscored lost to all of it won takes the interval's place."""
+    win, tie, lose, unscored = (number(row.get(name)) or 0.0 for name in ("win", "tie", "lose", "unscored"))
+    total = win + tie + lose + unscored
+    if not total or unscored / total <= _MANY_UNSCORED:
+        return percent(row["win_rate"]), span(row, "win_rate", percent)
+    worst, best = ((win + tie / 2 + more) / total for more in (0.0, unscored))
+    return "withheld", f"{percent(worst)} to {percent(best)}, {percent(unscored / total)} unscored"
 
 
 def _groups(summary: list[dict]) -> dict[str, list[dict]]:

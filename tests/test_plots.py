@@ -152,7 +152,7 @@ def test_win_bars_are_shares_of_the_scored_with_counts_in_them():
 
 
 def test_many_panels_stand_side_by_side_and_close_up():
-    """A line per cell, its prompt sets beside each other: a page's height, not a scroll's; every panel has its title."""
+    """A line per cell, its prompt sets beside each other: a page's height, not a scroll's, and a title each."""
     arms = ("nan", *(f"arm{i}" for i in range(8)))
     figure = plots.win_tie_lose(summary(arms, ("s", "t"), tuple(f"cell{i}" for i in range(6))))
     drawn = [axis for axis in figure.axes if axis.get_visible()]

@@ -70,6 +70,16 @@ def test_a_large_unscored_share_is_announced_above_the_table(plot):
     assert "Up to 25.0% of what was to be scored has no score" in text
 
 
+def test_a_win_rate_that_hides_a_large_unscored_share_is_withheld(plot, capsys):
+    """60 won, 20 tied, 20 lost, 100 unscored: 35% if all of these were lost, 85% if all were won."""
+    row = (*POIR[:8], 60, 20, 20, 100, 0.7, 0.6, 0.8)
+    write_csv(plot / "tables" / "summary.csv", SUMMARY, [NAN, row])
+    said = "withheld  [35.0% to 85.0%, 50.0% unscored]"
+    assert said in "\n".join(report.headline("tiny"))
+    page = visible_text(report.write_report("tiny").read_text("utf-8"))
+    assert "withheld 35.0% to 85.0%, 50.0% unscored" in page and "70.0%" not in page
+
+
 def test_a_judge_that_fails_its_checks_is_announced_above_the_table(plot):
     card = health.card([], [], [], "main")
     tables.write(card, plot / "tables", "judge_health")
