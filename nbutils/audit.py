@@ -143,15 +143,9 @@ def _sides(part: pd.DataFrame, flag: str, outcomes: list[dict] | None) -> dict:
         chosen = part[(part[flag] == wanted).fillna(False)]
         keys = set(zip(chosen["prompt_id"], chosen["sample"], strict=True))
         shares = stats.average_samples(row for row in outcomes if (row["prompt_id"], row["sample"]) in keys)
-        found |= {f"{side}_{name}": value for name, value in _wins(shares).items()}
+        judged = pd.DataFrame(shares, columns=["win", "tie", "lose", "num_samples"], dtype=float)
+        found |= {f"{side}_{name}": value for name, value in tables.wins(judged).items()}
     return found
-
-
-def _wins(shares: list[dict]) -> dict:
-    columns = {name: [row[name] for row in shares] for name in ("win", "tie", "lose", "num_samples")}
-    rate = stats.win_rate(columns["win"], columns["lose"], columns["num_samples"])
-    counts = [math.fsum(share for share in columns[name] if share == share) for name in ("win", "tie", "lose")]
-    return dict(zip(WIN_COLUMNS, (*counts, columns["num_samples"].count(0), *rate[:3]), strict=True))
 
 
 def examples(audited: pd.DataFrame, answers, num: int = 3) -> pd.DataFrame:

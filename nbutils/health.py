@@ -43,16 +43,14 @@ def _row(cell: str, check: str, hits: int, num: int) -> tuple:
 def _of_verdicts(answers: list[dict], verdicts: list[dict]) -> dict[str, tuple[int, int]]:
     """{check: (hits, comparisons)} of those that the evaluation's own verdicts answer. No response is no fault here."""
     asked = [row for row in verdicts if not str(row.get("reason") or "").startswith("no response from")]
-    outcomes = [row for row in stats.combine_orders(verdicts) if row["outcome"] != "unscored"]
-    decided = [row for row in verdicts if row["verdict"] in ("win", "lose")]
-    firsts = [(row["verdict"] == "win") == (row["first_shown"] == row["arm_a"]) for row in decided]
-    longer = stats.prefers_longer(outcomes, _lengths(answers))
-    return {
-        "verdicts that could not be read": (sum(row["verdict"] == "unscored" for row in asked), len(asked)),
-        "verdict changes with the order": (sum(row["flipped"] for row in outcomes), len(outcomes)),
-        "first response chosen": (sum(firsts), len(firsts)),
-        "longer response chosen": (sum(longer), len(longer)),
+    outcomes = stats.combine_orders(verdicts)
+    found = {
+        "verdicts that could not be read": [row["verdict"] == "unscored" for row in asked],
+        "verdict changes with the order": stats.flips(outcomes),
+        "first response chosen": stats.chose_first(verdicts),
+        "longer response chosen": stats.chose_longer(outcomes, _lengths(answers)),
     }
+    return {check: (sum(hits), len(hits)) for check, hits in found.items()}
 
 
 def _lengths(answers: list[dict]) -> dict[tuple, float]:

@@ -227,20 +227,18 @@ def holm(p_values) -> np.ndarray:
 # --- the judge
 
 
-def flip_rate(outcomes) -> float:
-    """Share of scored pairs whose verdict changed with the order. NaN without any."""
-    scored = [row for row in outcomes if row["outcome"] != "unscored"]
-    return sum(row["flipped"] for row in scored) / len(scored) if scored else NAN
+def flips(outcomes) -> list[bool]:
+    """Of each scored pair, whether its verdict changed with the order."""
+    return [row["flipped"] for row in outcomes if row["outcome"] != "unscored"]
 
 
-def first_position_rate(verdicts) -> float:
-    """Share of decided verdicts (single orders) that chose the response shown first; 0.5 without position bias."""
+def chose_first(verdicts) -> list[bool]:
+    """Of each decided verdict (single orders), whether it chose the response shown first; half do without a bias."""
     decided = [row for row in _rows(verdicts) if row["verdict"] in ("win", "lose")]
-    firsts = [(row["verdict"] == "win") == (row["first_shown"] == row["arm_a"]) for row in decided]
-    return sum(firsts) / len(firsts) if firsts else NAN
+    return [(row["verdict"] == "win") == (row["first_shown"] == row["arm_a"]) for row in decided]
 
 
-def prefers_longer(outcomes, lengths: dict) -> list[bool]:
+def chose_longer(outcomes, lengths: dict) -> list[bool]:
     """Of each decided pair, whether the longer response won.
 
     lengths: {(prompt_set, prompt_id, arm, sample): tokens}; pairs of equal or unknown length are left out
@@ -252,12 +250,6 @@ def prefers_longer(outcomes, lengths: dict) -> list[bool]:
         if row["outcome"] in ("win", "lose") and (a < b or a > b):  # neither for NaN
             longer.append((row["outcome"] == "win") == (a > b))
     return longer
-
-
-def prefers_longer_rate(outcomes, lengths: dict) -> float:
-    """Share of decided pairs won by the longer response, see prefers_longer."""
-    longer = prefers_longer(outcomes, lengths)
-    return sum(longer) / len(longer) if longer else NAN
 
 
 # --- rewards

@@ -63,7 +63,7 @@ def summary(answers, verdicts, cell: str, baseline: str = "nan") -> pd.DataFrame
         reward = stats.mean(_by_prompt(part, "reward"))
         row = {"cell": cell, "prompt_set": prompt_set, "arm": arm, "num_prompts": part["prompt_id"].nunique()}
         row |= _interval("mean_reward", reward) | {"reward_variance": stats.variance(part["reward"])}
-        row |= _wins(judged.get((prompt_set, arm)))
+        row |= wins(judged[prompt_set, arm]) if (prompt_set, arm) in judged else {}
         row |= {"mean_gold_reward": stats.mean(_by_prompt(part, "gold_reward")).value}
         rows.append(row | {"gold_reward_variance": stats.variance(part["gold_reward"])})
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
@@ -217,9 +217,8 @@ def _judged(verdicts, baseline: str) -> dict[tuple, pd.DataFrame]:
     return {} if table.empty else dict(iter(table.groupby(["prompt_set", "arm_a"])))
 
 
-def _wins(judged: pd.DataFrame | None) -> dict:
-    if judged is None:
-        return {}
+def wins(judged: pd.DataFrame) -> dict:
+    """win, tie, lose, unscored, in prompts, and win_rate with its interval, from rows of stats.average_samples."""
     rate = stats.win_rate(judged["win"], judged["lose"], judged["num_samples"])
     counts = {name: math.fsum(judged[name].dropna()) for name in ("win", "tie", "lose")}
     return counts | {"unscored": int((judged["num_samples"] == 0).sum())} | _interval("win_rate", rate)

@@ -32,28 +32,6 @@ def test_critique_that_never_parses_is_unscored_after_its_retries(monkeypatch):
     assert rounds[0].raw_critique == "no score from me" and len(calls) == 1 + 3
 
 
-def test_rewrite_longer_than_half_again_is_refused_with_its_reason(monkeypatch):
-    import fakes
-
-    answers = {"critique": "Score: 2\nEvaluation: more.", "revise:": "Revised question: a b c d e f g h i"}
-    monkeypatch.setattr(
-        fakes, "mute", lambda m: next((v for k, v in answers.items() if m[-1]["content"].startswith(k)), "x")
-    )
-    rounds = evaluate("fakes:mute", ["one two three"])
-    assert len(rounds) == 1 and rounds[0].reason == "rewrite longer than 1.5 times the prompt"
-
-
-def test_rewrite_in_another_script_is_refused_with_its_reason(monkeypatch):
-    import fakes
-
-    answers = {"critique": "Score: 2\nEvaluation: more.", "revise:": "Revised question: опиши лису"}
-    monkeypatch.setattr(
-        fakes, "mute", lambda m: next((v for k, v in answers.items() if m[-1]["content"].startswith(k)), "x")
-    )
-    rounds = evaluate("fakes:mute", ["one two three"])
-    assert len(rounds) == 1 and rounds[0].reason == "rewrite in another script"
-
-
 def scripted(monkeypatch, **answers):
     """fakes:mute with an answer for each of the loop's requests, by the first word of its template."""
     import fakes
@@ -64,12 +42,21 @@ def scripted(monkeypatch, **answers):
     )
 
 
-def test_rewrite_that_answers_the_prompt_is_refused_and_kept(monkeypatch):
-    answer = "the fox eats mice and lives in forests"
-    scripted(monkeypatch, tell=answer, revise=f"Revised question: {answer}")
-    (only,) = evaluate("fakes:mute", ["tell me all that there is of the fox"])
-    assert (only.score, only.reason) == (2, "rewrite answers the prompt")
-    assert only.refused_rewrite == f"Revised question: {answer}"
+ANSWER = "the fox eats mice and lives in forests"
+
+
+@pytest.mark.parametrize(
+    "prompt, rewrite, reason",
+    [
+        ("one two three", "a b c d e f g h i", "rewrite longer than 1.5 times the prompt"),
+        ("one two three", "опиши лису", "rewrite in another script"),
+        ("tell me all that there is of the fox", ANSWER, "rewrite answers the prompt"),
+    ],
+)
+def test_rewrite_that_is_refused_is_kept_with_its_reason(monkeypatch, prompt, rewrite, reason):
+    scripted(monkeypatch, tell=ANSWER, revise=f"Revised question: {rewrite}")
+    (only,) = evaluate("fakes:mute", [prompt])
+    assert (only.score, only.reason, only.refused_rewrite) == (2, reason, f"Revised question: {rewrite}")
 
 
 def test_rewrite_without_its_label_is_asked_again_and_its_text_kept(monkeypatch):

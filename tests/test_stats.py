@@ -238,23 +238,22 @@ def test_holm_by_hand():
 
 def test_judge_biases_show():
     first = [row for i in range(4) for row in both("win", "lose", prompt=f"p{i}")]  # always what came first
-    assert stats.first_position_rate(first) == 1.0
-    assert stats.flip_rate(stats.combine_orders(first)) == 1.0
+    assert stats.chose_first(first) == [True] * 8 == stats.chose_first([swapped(row) for row in first])
+    assert stats.flips(stats.combine_orders(first)) == [True] * 4
     fair = both("win", "win") + both("lose", "lose", prompt="p2") + both("unscored", "win", prompt="p3")[:1]
-    assert stats.first_position_rate(fair) == 0.5
-    assert stats.flip_rate(stats.combine_orders(fair)) == 0.0
-    assert math.isnan(stats.first_position_rate([])) and math.isnan(stats.flip_rate([]))
-    assert stats.first_position_rate([swapped(row) for row in first]) == 1.0
+    assert sorted(stats.chose_first(fair)) == [False, False, True, True]
+    assert stats.flips(stats.combine_orders(fair)) == [False, False]
+    assert stats.chose_first([]) == stats.flips([]) == []
 
 
-def test_prefers_longer_rate():
+def test_whether_the_longer_response_was_chosen():
     rows = [
         row for i, says in enumerate(("win", "win", "lose", "win", "tie")) for row in both(says, says, prompt=f"p{i}")
     ]
     lengths = {("s", f"p{i}", arm, 0): num for i in range(3) for arm, num in (("alignpro", 9), ("nan", 5))}
     lengths |= {("s", "p3", "alignpro", 0): 5, ("s", "p3", "nan", 0): 5}  # equal: says nothing; p4: unknown
-    assert stats.prefers_longer_rate(stats.combine_orders(rows), lengths) == pytest.approx(2 / 3)
-    assert math.isnan(stats.prefers_longer_rate(stats.combine_orders(rows), {}))
+    assert sorted(stats.chose_longer(stats.combine_orders(rows), lengths)) == [False, True, True]
+    assert stats.chose_longer(stats.combine_orders(rows), {}) == []
 
 
 # --- rewards
