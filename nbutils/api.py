@@ -36,18 +36,23 @@ class _Api:
     spending: Spending
 
 
-def generate_api(model, unique, answers, sampling, runtime, journal):
-    """Yield lists of (key, Generation), now and then an empty one. The calls' event loop has a thread of its own (that
-    of a notebook has one already) and runs only while the next list is awaited: an abandoned run sends nothing more."""
+def generate_api(model, unique, answers, sampling, runtime, journal, note):
+    """Yield lists of (key, Generation), now and then an empty one; note: shows what was spent beside the bar.
+
+    The calls' event loop has a thread of its own (that of a notebook has one already) and runs only while the next list
+    is awaited: an abandoned run sends nothing more.
+    """
     pending = {key: request for key, request in unique.items() if key not in answers}
     if not pending:
         return
     if not os.environ.get("OPENAI_API_KEY"):
         raise ApiError(f"{model}: OPENAI_API_KEY is not set (and OPENAI_BASE_URL, unless the server is OpenAI's)")
-    stream, runner = _stream(model, pending, sampling, runtime, journal), asyncio.Runner()
+    spending = Spending(runtime.limits, journal)
+    stream, runner = _stream(model, pending, sampling, runtime, journal, spending), asyncio.Runner()
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
             while (batch := thread.submit(runner.run, _next(stream)).result()) is not None:
+                note(spending.said(model))
                 yield batch
         finally:
             thread.submit(runner.close).result()
@@ -57,7 +62,7 @@ async def _next(stream):
     return await anext(stream, None)
 
 
-async def _stream(model, pending, sampling, runtime, journal):
+async def _stream(model, pending, sampling, runtime, journal, spending):
     """Yield what has been answered, at least once a second, with at most batch_size calls under way.
 
     After an error that more calls cannot mend nothing more is sent, but what is under way may still answer and has
@@ -67,7 +72,6 @@ async def _stream(model, pending, sampling, runtime, journal):
 
     gate, waiting, calls, failures, fatal = _Gate(runtime.batch_size), iter(pending.items()), {}, 0, None
     async with openai.AsyncOpenAI(max_retries=0, timeout=None) as client:
-        spending = Spending(runtime.limits, journal)
         api = _Api(Chat(client, model.removeprefix("api:"), sampling), journal, gate, spending)
         while True:
             for key, request in itertools.islice(waiting, 0 if fatal else runtime.batch_size - len(calls)):

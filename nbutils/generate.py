@@ -43,7 +43,7 @@ def generate(
     backend = {"api": api.generate_api, "callable": _generate_callable}.get(models.kind(model), _generate_local)
     bar = tqdm(total=len(unique), initial=len(answers), desc=label, disable=label is None, mininterval=1.0)
     with bar:
-        for batch in backend(model, unique, answers, sampling, runtime, journal):
+        for batch in backend(model, unique, answers, sampling, runtime, journal, bar.set_postfix_str):
             if journal is not None:
                 journal.append_many((key, asdict(answer)) for key, answer in batch if _is_final(answer))
             answers.update(batch)
@@ -85,7 +85,7 @@ def _zip(prompts: list, samples: list[int] | None):
 # --- local models -----------------------------------------------------------------------------------------------
 
 
-def _generate_local(model, unique, answers, sampling, runtime, journal):
+def _generate_local(model, unique, answers, sampling, runtime, journal, note):
     """Yield batches of (key, Generation). Batches are cut from the whole list, known or not: a resumed run meets
     the same batches as an undisturbed one."""
     net, tokenizer = models.load_causal(model, runtime)
@@ -254,7 +254,7 @@ def gumbel(seeds, position: int, tokens):
 # --- Python functions -------------------------------------------------------------------------------------------
 
 
-def _generate_callable(model, unique, answers, sampling, runtime, journal):
+def _generate_callable(model, unique, answers, sampling, runtime, journal, note):
     function = models.load_callable(model)
     pending = [key for key in unique if key not in answers]
     for start in range(0, len(pending), runtime.batch_size):

@@ -4,6 +4,7 @@ Nothing here reaches the network, loads a model or imports torch.
 """
 
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from nbutils import arms, calls, models, paths, spending, steps
 from nbutils.experiments import Experiment, PlannedStep, plan_steps, read_experiment
 
+_ANSWER = re.compile(rb'^\{"key": "[^"#]*",', re.MULTILINE)
 FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
 MODEL_PARAMETERS = ("prompter", "responder", "reward_model", "judge", "gold_reward")
 _USED = {  # model parameters that a notebook loads, by its number
@@ -54,9 +56,9 @@ def state(step: PlannedStep) -> tuple[str, str]:
 
 
 def journalled(folder: Path) -> int:
-    """Answers that a step's journal holds: what a rerun need not ask for again."""
+    """Answers that a step's journal holds: what a rerun need not ask for again. Notes on calls are no answers."""
     journal = Path(folder) / "journal.jsonl"
-    return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+    return len(_ANSWER.findall(journal.read_bytes())) if journal.is_file() else 0
 
 
 def status(path: Path) -> list[str]:

@@ -126,6 +126,15 @@ class Spending:
             self._set_aside -= set_aside
             self.usd += price(model, self.limits.prices, input_tokens, output_tokens) or 0.0
 
+    def counts(self) -> dict[str, float]:
+        """What a manifest says of paid calls; nothing where none was made."""
+        return {"paid calls": self.calls, "US dollars at most": round(self.usd, 4)} if self.calls else {}
+
+    def said(self, model: str) -> str:
+        """The totals so far, on a progress bar; calls only for a model without a price."""
+        usd = f", ${self.usd:,.2f}" if model.removeprefix("api:") in self.limits.prices else ""
+        return f"{self.calls:,} calls{usd}"
+
     def _said(self, name: str, limit: str) -> str:
         spent = f"{self.calls:,} calls and at most ${self.usd + self._set_aside:,.2f}"
         return (

@@ -62,8 +62,8 @@ class Step:
             self._outputs.append(name)
         return self.folder / name
 
-    def count(self, name: str, number: int) -> None:
-        self.counts[name] = int(number)
+    def count(self, name: str, number: float) -> None:
+        self.counts[name] = number if isinstance(number, float) else int(number)
 
     def finish(self, tokens: int = 0) -> dict:
         """Write manifest.json, atomically and last; returns it. tokens: generated in this step.

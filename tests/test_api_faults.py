@@ -419,7 +419,7 @@ def test_an_abandoned_run_sends_nothing_more(server, path):
     """Ctrl-C outside of the API's own code: the generator may live on in a traceback; nothing runs behind our back."""
     requests = {str(i): g.request("", f"prompt {i}", g.asdict(Sampling()), 0) for i in range(200)}
     with Journal(path) as journal:
-        batches = api.generate_api("api:m", requests, {}, Sampling(), Runtime(4), journal)
+        batches = api.generate_api("api:m", requests, {}, Sampling(), Runtime(4), journal, note=str)
         while not next(batches):
             pass
     sent, size = len(server.calls), path.stat().st_size

@@ -1,6 +1,7 @@
 """Notebooks on a paid API: what they may cost is said before the first call, a limit stops them, and a higher one goes
 on without paying for anything twice."""
 
+import json
 import os
 import re
 import subprocess
@@ -47,6 +48,10 @@ def run(tmp_path, server, **shared):
     return done.returncode, done.stderr
 
 
+def manifest_counts(tmp_path, step):
+    return json.loads((tmp_path / "outputs/paid/main" / step / "manifest.json").read_text("utf-8"))["counts"]
+
+
 def printed(tmp_path, step):
     """What a step's notebook printed."""
     notebook = nbformat.read(tmp_path / "outputs" / "paid" / "main" / step / "notebook.ipynb", as_version=4)
@@ -66,6 +71,8 @@ def test_limits_stop_a_step_and_a_higher_one_goes_on(server, tmp_path):
     assert code == 0, said
     assert set(billed(server.ledger_path).values()) == {1}
 
+    assert manifest_counts(tmp_path, "collect")["paid calls"] >= 20
+    assert manifest_counts(tmp_path, "evaluate")["US dollars at most"] > 0
     made = {}
     for step in ("collect", "evaluate"):
         text = printed(tmp_path, step)

@@ -7,6 +7,7 @@ import pytest
 from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils import models, plan
+from nbutils.records import Journal
 
 TRAIN = SHARED + (
     'prompter: str = "acme/Tiny-1.5B-Instruct"\nresponder: str = "acme/Big-7B"\nreward_model: str = "acme/RM-2B"\n'
@@ -177,12 +178,20 @@ def test_prose_may_change_without_a_rerun(done, tmp_path):
 def test_failed_interrupted_and_to_do_are_told_apart(done):
     (done.folder / "manifest.json").unlink()
     assert plan.state(done) == ("to do", "")
-    (done.folder / "journal.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    (done.folder / "journal.jsonl").write_text('{"key": "a", "value": {}}\n{"key": "b", "value": {}}\n')
     assert plan.state(done) == ("interrupted", "2 answers are kept")
     (done.folder / plan.FAILED).write_text("KeyError: 'x'\n")
     assert plan.state(done) == ("failed", "KeyError: 'x'")
     (done.folder / "manifest.json").write_text("{ torn")
     assert plan.state(done)[0] == "failed"
+
+
+def test_answers_that_are_kept_are_counted_without_the_notes_on_calls(tmp_path):
+    """A key with a hash sign is a note; a text with one is an answer like any other."""
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        for key, text in (("a", "x #attempt1"), ("a#attempt1", ""), ("a#settled1", ""), ("b", '"key": "c#"')):
+            journal.append(key, {"text": text})
+    assert plan.journalled(tmp_path) == 2 and plan.journalled(tmp_path / "nowhere") == 0
 
 
 def test_status_gives_a_line_to_each_step(done, path):

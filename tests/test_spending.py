@@ -37,6 +37,8 @@ def test_what_was_spent_is_read_from_the_journal(tmp_path):
         journal.append_many(records)
         spent = Spending(Limits(prices=PRICES), journal)
     assert spent.calls == 4 and spent.usd == pytest.approx((100 * 2 + 20 * 10 + 90 * 2 + 50 * 10) / 1e6)
+    assert spent.counts() == {"paid calls": 4, "US dollars at most": 0.0011} and Spending(Limits()).counts() == {}
+    assert spent.said("api:m") == "4 calls, $0.00" and spent.said("api:other") == "4 calls"
 
 
 def test_calls_end_at_the_limit_whatever_the_number_of_threads():
