@@ -1,9 +1,12 @@
 """A real OpenAI-compatible server that is not ours: `transformers serve` with a sandbox model, as responder and judge.
 
-The Llama-shaped model: for Qwen's architecture the server cuts answers by Qwen's own special tokens, which the
-sandbox does not have.
+Two files of the model's copy are changed. Its generation config lets the server sample, which otherwise is greedy at
+any temperature. And a response template says where an answer begins and ends: for Qwen's architecture the server
+assumes ChatML, and where it does not find <|im_start|>assistant it answers with the whole prompt and the end token.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,16 +20,44 @@ from pathlib import Path
 import pytest
 
 from nbutils import judge, models, templates
-from nbutils.generate import Sampling, generate
+from nbutils.generate import Sampling, generate, render
 from nbutils.models import Runtime
 from nbutils.records import Answer, Journal
+from nbutils.sandbox import prompt_sets
+from nbutils.texts import messages_of
 
-pytest.importorskip("fastapi", reason="transformers serve needs fastapi and uvicorn")
-pytest.importorskip("uvicorn", reason="transformers serve needs fastapi and uvicorn")
+pytest.importorskip("fastapi", reason="transformers serve needs fastapi, which is in the extra [dev]")
+pytest.importorskip("uvicorn", reason="transformers serve needs uvicorn, which is in the extra [dev]")
 pytestmark = pytest.mark.slow
 
-PROMPTS = [f"tell me about the {animal}{how}." for animal in ("fox", "owl", "bear") for how in ("", " in detail")]
+OWN = "sandbox/responder"
+PROMPTS = [row["prompt"] for row in prompt_sets.prompts("sandbox_mixed", "test")[:6]]
 GREEDY = Sampling(0.0, max_new_tokens=40)
+ANSWER = {"start_anchor": "<|assistant|>", "fields": {"content": {"close": "<|end|>", "content": "text"}}}
+SECONDS_TO_START = 120
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """api:<folder> of a server that is up; log.txt beside the folder has a line for every request."""
+    folder, port = tmp_path_factory.mktemp("served") / "base", free_port()
+    shutil.copytree(models.resolve(OWN), folder)
+    change(folder / "generation_config.json", do_sample=True, top_k=0)
+    change(folder / "tokenizer_config.json", response_template=ANSWER)
+    command = [Path(sys.executable).with_name("transformers"), "serve", folder, "--device", "cpu"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = folder.with_name("log.txt")
+    with log.open("w") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+        patch.setenv("OPENAI_API_KEY", "any")
+        server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        try:
+            wait_until_up(f"http://127.0.0.1:{port}/health", server, log)
+            yield f"api:{folder}"
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def free_port():
@@ -35,50 +66,67 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """(api:<model>, the same model's folder) behind a server that is up."""
-    folder, port = tmp_path_factory.mktemp("served") / "llama", free_port()
-    shutil.copytree(models.resolve("sandbox/llama_responder"), folder)
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
-    command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-    log = folder.parent / "log.txt"
-    with log.open("w") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
-        patch.setenv("OPENAI_API_KEY", "any")
-        server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-        try:
-            wait_for_health(port, server, log)
-            yield f"api:{folder}", str(folder)
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def wait_for_health(port, server, log, seconds=120):
-    for _ in range(2 * seconds):
+def wait_until_up(address, server, log):
+    deadline = time.monotonic() + SECONDS_TO_START
+    while server.poll() is None and time.monotonic() < deadline:
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).read()
+            return urllib.request.urlopen(address, timeout=5).close()
         except OSError:
-            assert server.poll() is None, log.read_text()[-2000:]
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-2000:])
+            time.sleep(0.2)
+    state = "is not up" if server.poll() is None else f"ended with {server.returncode}"
+    pytest.fail(f"transformers serve {state}:\n{log.read_text()[-2000:]}")
 
 
-def test_texts_are_those_of_the_model_itself_and_are_asked_for_once(served, tmp_path):
-    """Neither the client nor the wire adds or loses a letter; what the journal holds is not asked for again."""
-    remote, local = served
-    with Journal(tmp_path / "j.jsonl") as journal:
-        made = generate(remote, PROMPTS, GREEDY, Runtime(2), journal)
-        attempts = sum("#attempt" in key for key, _ in journal.items())
-        assert generate(remote, PROMPTS, GREEDY, Runtime(2), journal) == made
-        assert sum("#attempt" in key for key, _ in journal.items()) == attempts == len(PROMPTS)
-        assert journal.total("unanswered_calls") == 0
-    own = generate(local, PROMPTS, GREEDY)
-    assert [(each.text, each.num_tokens, each.finish) for each in made] == [
-        (each.text, each.num_tokens, each.finish) for each in own
+def num_requests(served):
+    """How many requests the server has answered, by its own log."""
+    return Path(served.removeprefix("api:")).with_name("log.txt").read_text().count("POST /v1/chat/completions")
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(GREEDY, id="whole"),
+        pytest.param(Sampling(0.0, max_new_tokens=40, stop=(" is", ". the")), id="up to a stop string"),
+        pytest.param(Sampling(0.0, max_new_tokens=5), id="up to the length"),
+        pytest.param(Sampling(0.0, top_k=1, max_new_tokens=40), id="with a parameter that the server refuses"),
+    ],
+)
+def test_texts_are_those_of_the_model_itself(served, sampling):
+    """Neither the client nor the wire adds, loses or counts otherwise a letter or a token."""
+    made, own = generate(served, PROMPTS, sampling, Runtime(2)), generate(OWN, PROMPTS, sampling)
+    assert [(row.text, row.num_tokens, row.finish, row.reason) for row in made] == [
+        (row.text, row.num_tokens, row.finish, row.reason) for row in own
     ]
-    assert all(each.prompt_tokens > 0 for each in made)
+    tokenizer = models.load_tokenizer(OWN)
+    texts = [render(OWN, tokenizer, messages_of(prompt)) for prompt in PROMPTS]
+    inputs = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert [row.prompt_tokens for row in made] == [len(ids) for ids in inputs]
+
+
+def test_what_the_journal_holds_is_not_asked_for_again(served, tmp_path):
+    """A resumed run pays for nothing twice, by the server's own count."""
+    before = num_requests(served)
+    with Journal(tmp_path / "j.jsonl") as journal:
+        made = generate(served, PROMPTS, GREEDY, Runtime(2), journal)
+        assert num_requests(served) - before == len(PROMPTS)
+        assert journal.total("unanswered_calls") == 0
+    with Journal(tmp_path / "j.jsonl") as journal:
+        assert generate(served, PROMPTS, GREEDY, Runtime(2), journal) == made
+    assert num_requests(served) - before == len(PROMPTS)
+
+
+def test_seed_and_temperature_reach_the_server(served):
+    """Sampled texts come again with the same seed, one call at a time: this server has one seed for all its calls."""
+
+    def sample(seed):
+        return [row.text for row in generate(served, PROMPTS, Sampling(max_new_tokens=40, seed=seed), Runtime(1))]
+
+    first = sample(0)
+    assert sample(0) == first != sample(1)
 
 
 def test_a_model_that_is_no_judge_leaves_every_verdict_unscored_with_its_words(served):
@@ -87,7 +135,10 @@ def test_a_model_that_is_no_judge_leaves_every_verdict_unscored_with_its_words(s
     def answer(arm, i):
         return Answer(f"id{i}", "set", PROMPTS[i], arm, 0, PROMPTS[i], [], f"{arm} says it is red.", None, None, 6)
 
-    panel = judge.Panel((served[0],), templates.load("judge_pairwise", "sandbox"), GREEDY)
-    votes = judge.judge_arms([answer(arm, i) for i in range(3) for arm in ("nan", "poir")], "nan", panel, Runtime(2))
-    assert len(votes) == 6 and {vote.verdict for vote in votes} == {"unscored"}
-    assert all(vote.reason and vote.raw for vote in votes)
+    answers = [answer(arm, i) for i in range(3) for arm in ("nan", "poir")]
+    panel = judge.Panel((served,), templates.load("judge_pairwise", "sandbox"), GREEDY)
+    votes = judge.judge_arms(answers, "nan", panel, Runtime(2))
+    shown = [(f"id{i}", first) for i in range(3) for first in ("poir", "nan")]
+    assert [(vote.prompt_id, vote.first_shown) for vote in votes] == shown
+    assert {(vote.verdict, vote.reason) for vote in votes} == {("unscored", "first line is not two scores")}
+    assert all(vote.raw for vote in votes)
