@@ -91,6 +91,14 @@ def load_counted(
     return found, dict(counts) | {"kept": len(found)}
 
 
+def num_test_prompts(ref: str) -> int | None:
+    """How many test prompts a set has; None where only its hub can tell. Reaches no network."""
+    kind, source = _resolve(ref)
+    if kind == "evaluation" and not hub.local_copy(source):
+        return hub.EVALUATION_SIZES[ref]
+    return None if kind == "hub" else len(load(ref, "test"))
+
+
 def seeds(ref: str, num_prompts: int = 10_000) -> list[str]:
     """Seed prompts of a set: the sandbox's own, or the training prompts of any set, num_prompts at most (0: all)."""
     if ref == "sandbox":

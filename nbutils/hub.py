@@ -19,6 +19,7 @@ EVALUATION_SETS = {
     "self_instruct": "self_instruct_eval.json",
     "bpo_test": "bpo_test.json",
 }
+EVALUATION_SIZES = {"vicuna": 80, "dolly": 200, "self_instruct": 252, "bpo_test": 200}  # prompts
 BPO_COMMIT = "5ad79c621c8a283b7adbddc7624ea242aab4935d"
 BPO_URL = f"https://raw.githubusercontent.com/thu-coai/BPO/{BPO_COMMIT}/data/testset/"
 SPLITS = {"train": "train", "training": "train", "test": "test", "validation": "test", "valid": "test"}

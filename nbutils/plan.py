@@ -153,7 +153,25 @@ def trained_parameter(step: PlannedStep) -> str | None:
 
 
 def _calls(step: PlannedStep) -> list[str]:
-    return [f"paid calls: {line}" for line in calls.sentences(step.notebook, step.parameters, _limits(step))]
+    return [f"paid calls: {line}" for line in calls.sentences(step.notebook, _counted(step), _limits(step))]
+
+
+def _counted(step: PlannedStep) -> dict:
+    """A step's parameters; of an evaluation with the number of its prompts, where that can be known here."""
+    if not step.notebook.startswith("04"):
+        return step.parameters
+    from nbutils import data
+
+    wanted, total = step.parameters.get("num_prompts", 0), 0
+    for name in step.parameters.get("prompt_sets", []):
+        try:
+            size = data.num_test_prompts(name)
+        except (ValueError, OSError):
+            size = None
+        if size is None and not wanted:
+            return step.parameters
+        total += min(size or wanted, wanted or size)
+    return step.parameters | {"prompt_sets": [""], "num_prompts": total}
 
 
 def _limits(step: PlannedStep) -> spending.Limits:
@@ -167,7 +185,7 @@ def _paid(planned: list[PlannedStep]) -> list[str]:
     found = [
         calls.estimate(model, each, _limits(step).prices)
         for step in planned
-        for _, model, each in calls.paid(step.notebook, step.parameters)
+        for _, model, each in calls.paid(step.notebook, _counted(step))
     ]
     if not found:
         return ["Paid APIs: none."]

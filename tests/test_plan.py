@@ -72,7 +72,7 @@ def test_a_reward_model_that_an_earlier_step_learns_is_no_missing_model(path):
 
 def test_paid_calls_stand_with_their_step_and_are_summed(path):
     text = "\n".join(plan.plan(path))
-    product = "2 prompt sets × 50 prompts × 3 samples each × 3 arms = 900 calls"
+    product = "100 prompts × 3 samples each × 3 arms = 900 calls"
     assert f"paid calls: responder api:gpt-x: at most {product}" in text
     assert "paid calls: limit: none" in text
     assert "Paid APIs: at most 2,100 calls in all, at most $0.00 and what has no price. Calls" in text
@@ -88,6 +88,14 @@ def test_what_is_paid_at_most_is_in_the_plan(path, tmp_path):
     text = "\n".join(plan.plan(path))
     assert "at most 57,600 written, at most $0.58" in text and "paid calls: limit: 99 calls and $2.00" in text
     assert "Paid APIs: at most 2,100 calls in all, at most $1.34. Calls" in text
+
+
+@pytest.mark.parametrize(("num_prompts", "total"), [(0, 80 + 212), (100, 80 + 100)])
+def test_prompts_are_counted_where_that_can_be_known(path, num_prompts, total):
+    """Vicuna's test set has 80 prompts, the sandbox's 212; neither is fetched for that."""
+    shared = {"num_prompts": num_prompts, "prompt_sets": ["vicuna", "sandbox"]}
+    write_experiment(path, shared=shared, steps=[{"notebook": "04_evaluate"}])
+    assert f"at most {total} prompts × 3 samples each × 3 arms = {9 * total:,} calls" in "\n".join(plan.plan(path))
 
 
 def test_calls_that_only_the_data_bound_are_not_given_a_number(path):

@@ -151,16 +151,42 @@ def test_win_bars_are_shares_of_the_scored_with_counts_in_them():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["alignpro"]  # no bar for the baseline
 
 
-def test_many_panels_stand_side_by_side_and_close_up():
-    """A line per cell, its prompt sets beside each other: a page's height, not a scroll's, and a title each."""
-    arms = ("nan", *(f"arm{i}" for i in range(8)))
-    figure = plots.win_tie_lose(summary(arms, ("s", "t"), tuple(f"cell{i}" for i in range(6))))
+def named_panels(figure):
+    """How many of a figure's axes name their arms."""
     drawn = [axis for axis in figure.axes if axis.get_visible()]
-    assert len(drawn) == 24 and figure.get_figheight() < 18
+    return sum(any(label.get_visible() and label.get_text() for label in axis.get_yticklabels()) for axis in drawn)
+
+
+ARMS, CELLS = ("nan", *(f"arm{i}" for i in range(8))), tuple(f"cell{i}" for i in range(6))
+MANY = summary(ARMS, ("s", "t"), CELLS)
+
+
+@pytest.mark.parametrize(
+    ("draw", "axes_each"), [(plots.win_tie_lose, 2), (plots.reward_means, 1), (plots.reward_distributions, 1)]
+)
+def test_many_panels_stand_side_by_side_and_close_up(draw, axes_each):
+    """A line per cell, its prompt sets beside each other, arms named at the left: a page's height, not a scroll's."""
+    figure = draw(MANY.assign(reward=MANY["mean_reward"]))
+    drawn = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(drawn) == 12 * axes_each and 200 * figure.get_figheight() < 2500
     titles = {axis.get_title(loc="left") for axis in drawn} - {""}
-    assert titles == {f"cell{i} · {name}" for i in range(6) for name in "st"}
-    odd = plots.win_tie_lose(summary(arms, ("s",), tuple(f"cell{i}" for i in range(5))))
+    assert titles == {f"{cell} · {name}" for cell in CELLS for name in "st"}
+    assert named_panels(figure) == len(CELLS) and len(figure.legends) == axes_each - 1
+    shown = [text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text()]
+    assert min(text.get_size() for text in shown) >= 8
+
+
+def test_a_panel_alone_is_wide_and_an_odd_one_has_its_ticks():
+    assert plots.win_tie_lose(summary(ARMS)).get_size_inches() == pytest.approx([9.6, 4.69])
+    odd = plots.win_tie_lose(summary(ARMS, ("s",), CELLS[:5]))
     assert sum(axis.get_visible() for axis in odd.axes) == 10
+    assert sum(bool(axis.get_xlabel()) for axis in odd.axes) == 6  # below the lowest of three columns
+
+
+def test_panels_with_different_arms_name_their_own_in_rows_of_one_height():
+    figure = plots.win_tie_lose(MANY[(MANY["prompt_set"] == "s") | (MANY["arm"] < "arm3")])
+    assert named_panels(figure) == 12
+    assert {axis.get_ylim() for axis in figure.axes} == {(7.55, -0.55)}
 
 
 def test_an_arm_without_a_scored_verdict_says_so():

@@ -8,30 +8,36 @@ from nbutils import tables
 from nbutils.plots.parts import (
     FAINT,
     INK,
-    MANY_LINES,
+    LABEL_SIZES,
     OUTCOME_COLORS,
     REWARD_UNITS,
     ROW,
+    align_arms,
     arm_axis,
     arm_color,
-    close_up,
-    columns_of,
     counted,
     frame,
+    full_width,
     grid,
     interval_dot,
     label_inside,
+    label_panels,
     label_right,
     missing_row,
     new_figure,
     nothing,
+    num_across,
     numbers,
     ordered,
     panels,
     room_on_the_right,
     short,
     span,
+    stacked,
+    titled,
 )
+
+_PANELS = (9.6, 5.6, 4.5)  # inches of a panel of wins and losses, of 1, 2 or 3 side by side
 
 
 def reward_means(summary, reward: str = "reward"):
@@ -51,6 +57,7 @@ def reward_means(summary, reward: str = "reward"):
     for axis, (_, part) in zip(axes, parts, strict=True):
         values = [numbers(part, column) for column in (name, f"{name}_low", f"{name}_high")]
         _mean_rows(axis, list(part["arm"]), *values, warn=f"{name}_low" in table)
+    align_arms(axes)
     room_on_the_right(axes, 0.2)
     return figure
 
@@ -82,6 +89,7 @@ def reward_variances(summary, reward: str = "reward"):
                 continue
             axis.barh(y, value, height=0.55, color=arm_color(arm))
             label_right(axis, value, y, f"{value:.3f}")
+    align_arms(axes)
     axes[0].set_xlim(left=0)
     room_on_the_right(axes, 0.16)
     return figure
@@ -100,46 +108,47 @@ def win_tie_lose(summary, baseline: str = "nan"):
         f"both orders judged, a win needs both · n = {span(nums)} prompts · win rate = wins + half the ties, with "
         "the 95% Tango score interval"
     )
-    columns = 1 if len(parts) <= MANY_LINES else columns_of(parts)
-    lines = [parts[start : start + columns] for start in range(0, len(parts), columns)]
-    rows = [max(len(part) for _, part in line) for line in lines]
-    heights = [0.62 + close_up(ROW, len(lines)) * number for number in rows]
-    figure = new_figure(min(9.6, 2.6 + 7 / columns) * columns, sum(heights) + 0.35, title, subtitle, OUTCOME_COLORS)
-    ratios = {"width_ratios": [3.3, 2] * columns, "height_ratios": heights}
-    axes = figure.subplots(len(lines), 2 * columns, sharex="col", squeeze=False, **ratios)
-    for axis in axes.ravel()[2 * len(parts) :]:
-        axis.set_visible(False)
-    for (left, right), (label, part) in zip(axes.reshape(-1, 2), parts, strict=False):
-        left.set_title(label, pad=6)
-        _outcome_bars(left, part)
-        _win_rates(right, part)
-    for left, right in axes[-1].reshape(-1, 2):
-        left.set_xlabel("share of scored prompts (%)")
-        right.set_xlabel("win rate (%)")
+    columns, unscored = num_across(parts, len(_PANELS)), np.nansum(numbers(judged, "unscored")) > 0
+    subtitle += " · +: prompts unscored" if unscored and columns > 1 else ""
+    titles, title_height = titled(parts, columns, int(10 * _PANELS[columns - 1]))
+    rows, height = stacked(parts, columns, ROW, title_height)
+    figure = new_figure(full_width(parts, columns, _PANELS), height + 0.59, title, subtitle, OUTCOME_COLORS)
+    ratios = {"height_ratios": rows, "width_ratios": [3.3, 2 if columns == 1 else 2.4] * columns}
+    axes = figure.subplots(len(rows), 2 * columns, squeeze=False, **ratios).reshape(-1, 2).T
+    for left, right, (_, part) in zip(*axes, parts, strict=False):
+        _outcome_bars(left, part, unscored, columns)
+        _win_rates(right, part, size=6 if columns == 1 else 4.5)
+    align_arms(label_panels(axes[0], titles, columns, "share of scored prompts (%)"))
+    align_arms(label_panels(axes[1], [""] * len(parts), columns, "win rate (%)"))
     return figure
 
 
-def _outcome_bars(axis, part: pd.DataFrame) -> None:
+def _outcome_bars(axis, part: pd.DataFrame, unscored: bool, columns: int) -> None:
+    """A bar per arm; unscored: with room for how many prompts are; columns: panels side by side."""
     arm_axis(axis, list(part["arm"]))
+    alone = columns == 1
+    end = (124 if alone else 114) if unscored else 100
+    sizes = LABEL_SIZES if alone else ((8, 0.17 * end / _PANELS[columns - 1]),)
     counts = {name: numbers(part, name) for name in OUTCOME_COLORS}
     total, left = sum(counts.values()), np.zeros(len(part))
     for name, color in OUTCOME_COLORS.items():
-        share = 100 * counts[name] / np.where(total > 0, total, 1)
+        share, ink = 100 * counts[name] / np.where(total > 0, total, 1), "white" if name == "win" else INK
         axis.barh(range(len(part)), share, left=left, height=0.66, color=color, edgecolor="white", lw=0.8)
         for y in np.flatnonzero(share > 0):
-            label_inside(axis, left[y], share[y], y, f"{counts[name][y]:.4g}", "white" if name == "win" else INK)
+            label_inside(axis, left[y], share[y], y, f"{counts[name][y]:.4g}", ink, sizes)
         left = left + share
+    style = {"va": "center_baseline", "color": FAINT, "style": "italic"}
     for y, num in enumerate(np.nan_to_num(numbers(part, "unscored"))):
         if num:
-            axis.text(101.5, y, f"+{num:.4g} unscored", va="center_baseline", size=8.5, color=FAINT, style="italic")
+            axis.text(101.5, y, f"+{num:.4g}" + " unscored" * alone, size=8.5, **style)
         if not total[y]:
-            axis.text(1, y, "none scored", va="center_baseline", size=9, color=FAINT, style="italic")
-    axis.set_xlim(0, 124 if np.nansum(numbers(part, "unscored")) else 100)
+            axis.text(1, y, "none scored", size=9, **style)
+    axis.set_xlim(0, end)
     axis.set_xticks([0, 25, 50, 75, 100])
     axis.tick_params(length=0)
 
 
-def _win_rates(axis, part: pd.DataFrame) -> None:
+def _win_rates(axis, part: pd.DataFrame, size: float) -> None:
     arm_axis(axis, list(part["arm"]))
     axis.set_yticklabels([])
     axis.axvline(50, color="#999999", lw=1, ls=(0, (3, 2)), zorder=1)
@@ -147,7 +156,7 @@ def _win_rates(axis, part: pd.DataFrame) -> None:
     for y, (arm, rate, low, high) in enumerate(zip(part["arm"], *values, strict=True)):
         text = "none scored"
         if np.isfinite(rate):
-            interval_dot(axis, y, rate, low, high, arm_color(arm))
+            interval_dot(axis, y, rate, low, high, arm_color(arm), size)
             text = f"{rate:.0f}  " + (f"[{low:.0f}, {high:.0f}]" if np.isfinite([low, high]).all() else "no interval")
         axis.text(1.02, y, text, transform=axis.get_yaxis_transform(), va="center_baseline", size=9)
     axis.set_xlim(-3, 103)
@@ -171,6 +180,7 @@ def reward_distributions(answers):
         arm_axis(axis, arms)
         for y, arm in enumerate(arms):
             _dots(axis, y, np.sort(part.loc[part["arm"] == arm, "reward"].dropna()), arm_color(arm))
+    align_arms(axes)
     return figure
 
 

@@ -33,9 +33,11 @@ OUTCOME_COLORS = {"win": "#2a8a82", "tie": "#d9d9d9", "lose": "#c58a45"}
 INK, FAINT = "#222222", "#6b6b6b"
 REWARD_UNITS = "reward (reward-model units)"
 HEADER, ROW = 0.78, 0.34  # inches
-MANY_LINES = 3  # of panels, one below the other
+TALLEST, LEAST_ROW = 10.5, 0.16  # inches of panels, above which rows move together, and how far
+LABEL_SIZES = ((9, 1.9), (6.5, 1.15))  # points, and percent of a wide bar that a letter takes
 SMOOTH_FROM = 20  # logged steps
-_TITLE_ROOM = 34  # letters over a panel, where three or more stand side by side
+_TITLE, _BELOW = 0.38, 0.34  # inches: a panel's title and the gap over it; ticks and unit below the lowest panels
+_TITLE_ROOM = 34  # letters over a panel with neighbours
 
 
 def theme() -> None:
@@ -158,34 +160,69 @@ def num_columns(num_panels: int) -> int:
     return 2 if num_panels == 4 else min(num_panels, 3)
 
 
-def columns_of(parts) -> int:
-    """Panels side by side, of (title, rows): with several cells a line of panels per cell where its prompt sets fit."""
+def num_across(parts, most: int) -> int:
+    """Panels side by side. With several cells it divides their prompt sets, so that a column keeps to its sets."""
     num_sets = len({str(part["prompt_set"].iloc[0]) for _, part in parts})
-    return num_sets if 1 < num_sets <= 4 and num_sets < len(parts) else num_columns(len(parts))
+    dividing = [num for num in range(most, 1, -1) if num_sets % num == 0 and num_sets < len(parts)]
+    return dividing[0] if dividing else min(most, num_columns(len(parts)))
 
 
-def close_up(row_height: float, lines: int) -> float:
-    """Inches between rows, fewer where many lines of panels make a figure tall."""
-    return row_height if lines <= MANY_LINES else 0.72 * row_height
+def stacked(parts, columns: int, row_height: float, title_height: float = _TITLE) -> tuple[list[float], float]:
+    """(heights of the lines of panels, in rows; inches of all): lower rows where many lines are stacked."""
+    arms = [part["arm"].nunique() for _, part in parts]
+    rows = [max(arms[i : i + columns]) for i in range(0, len(arms), columns)]
+    titles = title_height * len(rows)
+    row_height = min(row_height, max(LEAST_ROW, (TALLEST - titles) / sum(rows)))
+    return [num + 0.1 for num in rows], titles + row_height * sum(rows)
+
+
+def titled(parts, columns: int, room: int) -> tuple[list[str], float]:
+    """(titles of the panels, inches each): cell and prompt set on a line each where they outgrow `room` letters."""
+    broken = columns > 1 and any(len(name) > room for name, _ in parts)
+    return [name.replace(" · ", "\n") if broken else name for name, _ in parts], _TITLE + 0.18 * broken
+
+
+def full_width(parts, columns: int, widths) -> float:
+    """Inches of panels, widths[columns - 1] each, with their arms' names: at the left, or at each where they differ."""
+    if columns == 1:
+        return widths[0]
+    arms = [set(map(short, part["arm"])) for _, part in parts]
+    named = 1 if arms.count(arms[0]) == len(arms) else columns
+    return columns * widths[columns - 1] + named * 0.08 * max(map(len, set.union(*arms)))
 
 
 def grid(title: str, subtitle: str, parts, row_height: float, unit: str):
-    """(figure, axes): one axes per (title, rows) of parts, high enough for their arms, sharing x; see columns_of."""
-    columns = columns_of(parts)
-    lines = -(-len(parts) // columns)
-    most_arms = max(part["arm"].nunique() for _, part in parts)
-    broken = columns > 2 and any(len(name) > _TITLE_ROOM for name, _ in parts)  # cell and prompt set, a line each
-    height = 0.72 + 0.18 * broken + close_up(row_height, lines) * most_arms
-    figure = new_figure((6.4, 8.6, 11.0, 13.4)[columns - 1], lines * height, title, subtitle)
-    axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
-    for axis in axes[len(parts) :]:
+    """(figure, axes): one axes per (title, rows) of parts, high enough for their arms, sharing x."""
+    columns = num_across(parts, 4)
+    titles, title_height = titled(parts, columns, _TITLE_ROOM)
+    rows, height = stacked(parts, columns, row_height, title_height)
+    figure = new_figure(full_width(parts, columns, (6.4, 3.9, 3.4, 3.15)), height + _BELOW, title, subtitle)
+    axes = figure.subplots(len(rows), columns, sharex=True, squeeze=False, height_ratios=rows).ravel()
+    return figure, label_panels(axes, titles, columns, unit)
+
+
+def label_panels(axes, titles: list[str], columns: int, unit: str):
+    """The axes that have a panel: titles over them, ticks and unit below the lowest ones; the others are hidden."""
+    for axis in axes[len(titles) :]:
         axis.set_visible(False)
-    for i, (axis, (name, _)) in enumerate(zip(axes, parts, strict=False)):
-        lowest = i + columns >= len(parts)
-        axis.set_title(name.replace(" · ", "\n") if broken else name, pad=6)
+    for i, (axis, name) in enumerate(zip(axes, titles, strict=False)):
+        lowest = i + columns >= len(titles)
+        axis.set_title(name, pad=6)
         axis.set_xlabel(unit if lowest else "")
         axis.tick_params(labelbottom=lowest, length=0)
-    return figure, axes[: len(parts)]
+    return axes[: len(titles)]
+
+
+def align_arms(axes) -> None:
+    """Rows of one height along a line of panels; arms named at the left only, where all panels have the same."""
+    names = [[label.get_text() for label in axis.get_yticklabels()] for axis in axes]
+    places = [axis.get_subplotspec() for axis in axes]
+    ends: dict[int, float] = {}
+    for place, axis in zip(places, axes, strict=True):
+        ends[place.rowspan.start] = max(axis.get_ylim()[0], ends.get(place.rowspan.start, 0))
+    for place, axis in zip(places, axes, strict=True):
+        axis.set_ylim(bottom=ends[place.rowspan.start])
+        axis.tick_params(labelleft=place.is_first_col() or names.count(names[0]) < len(names))
 
 
 def arm_axis(axis, arms) -> None:
@@ -200,12 +237,12 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("arm", key=lambda names: names.map(place), kind="stable")
 
 
-def interval_dot(axis, y: float, value: float, low: float, high: float, color: str) -> None:
-    """A dot with its interval; hollow without one."""
+def interval_dot(axis, y: float, value: float, low: float, high: float, color: str, size: float = 6) -> None:
+    """A dot of `size` points with its interval; hollow without one."""
     known = np.isfinite([low, high]).all()
     if known:
         axis.plot([low, high], [y, y], color=color, lw=2.6, alpha=0.55, solid_capstyle="butt", zorder=2)
-    axis.plot(value, y, "o", ms=6, color=color, mfc=color if known else "white", mew=1.4, zorder=3)
+    axis.plot(value, y, "o", ms=size, color=color, mfc=color if known else "white", mew=1.4, zorder=3)
 
 
 def label_right(axis, x: float, y: float, text: str) -> None:
@@ -220,11 +257,12 @@ def missing_row(axis, y: float) -> None:
     )
 
 
-def label_inside(axis, left: float, share: float, y: float, text: str, ink: str) -> None:
-    """Text in a segment of `share` percent: at full size, smaller, or not at all, as it fits."""
-    size = 9 if share > 1.9 * len(text) else 6.5
-    if share > 1.15 * len(text):
-        axis.text(left + share / 2, y, text, ha="center", va="center_baseline", color=ink, size=size)
+def label_inside(axis, left: float, share: float, y: float, text: str, ink: str, sizes=LABEL_SIZES) -> None:
+    """Text in a segment of `share` percent, in the first of sizes that fits, or not at all."""
+    for size, percent in sizes:
+        if share > percent * len(text):
+            axis.text(left + share / 2, y, text, ha="center", va="center_baseline", color=ink, size=size)
+            break
 
 
 def room_on_the_right(axes, share: float) -> None:
