@@ -62,13 +62,14 @@ def write_report(experiment: str) -> Path:
         lead=_lead(summary, lost, steps),
         warnings=[*filter(None, [_warning(lost), _judge_warning(tables / "judge_health.csv")])],
         groups=_groups(summary),
+        readings=_readings(tables, summary),
         has_gold=any(number(row.get("mean_gold_reward")) is not None for row in summary),
         sections=_figures(page.parent),
         cases=_cases(redact(read_table(tables / "cases.csv"))),
         lost=[row for row in lost if number(row.get("num_missing"))],
         steps=steps,
         totals={key: sum(step["manifest"].get(key, 0) for step in steps) for key in ("seconds", "tokens")},
-        **{"shown": shown, "span": span, "win_rate": win_rate, "duration": duration},
+        **{"shown": shown, "span": span, "win_rate": win_rate, "percent": percent, "duration": duration},
     )
 
 
@@ -161,6 +162,19 @@ def _groups(summary: list[dict]) -> dict[str, list[dict]]:
     for row in summary:
         groups.setdefault(" · ".join(row[key] for key in _several_values(summary)), []).append(row)
     return groups
+
+
+def _readings(tables: Path, summary: list[dict]) -> list[dict]:
+    """A row per arm: its place, its win rates, raw and at equal length, and those by other projects' conventions."""
+    keys, shown_keys = ("cell", "prompt_set", "arm"), [*_several_values(summary), "arm"]
+    found: dict[tuple, dict] = {}
+    for row in redact(read_table(tables / "conventions.csv")):
+        found.setdefault(tuple(row[key] for key in keys), {})[row["convention"]] = row
+    rows = []
+    for row in redact(read_table(tables / "length_controlled.csv")):
+        others = found.get(tuple(row[key] for key in keys), {})
+        rows.append({"row": row, "place": " · ".join(row[key] for key in shown_keys), "others": others})
+    return rows
 
 
 def _several_values(rows: list[dict]) -> list[str]:

@@ -80,6 +80,21 @@ def test_a_win_rate_that_hides_a_large_unscored_share_is_withheld(plot, capsys):
     assert "withheld 35.0% to 85.0%, 50.0% unscored" in page and "70.0%" not in page
 
 
+def test_the_same_verdicts_are_read_at_equal_length_and_as_others_do(plot):
+    lengths = ("cell", "prompt_set", "arm", "mean_length_difference", "win_rate", "win_rate_low", "win_rate_high")
+    lengths += ("length_controlled", "length_controlled_low", "length_controlled_high")
+    row = ("main", "sandbox", "poir", 9.4, 0.9175, 0.876, 0.945, 0.604, 0.467, 0.766)
+    write_csv(plot / "tables" / "length_controlled.csv", lengths, [row])
+    others = [("BPO", 0.885, ""), ("FastChat", 0.9175, ""), ("AlpacaEval", 0.9175, 0.0173)]
+    rows = [("main", "sandbox", "poir", *other) for other in others]
+    header = ("cell", "prompt_set", "arm", "convention", "win_rate", "standard_error")
+    text = " ".join(visible_text(report.write_report("tiny").read_text("utf-8")).split())
+    assert "60.4% 46.7% to 76.6% +9.4 – – –" in text
+    write_csv(plot / "tables" / "conventions.csv", header, rows)
+    text = " ".join(visible_text(report.write_report("tiny").read_text("utf-8")).split())
+    assert "poir 91.8% 87.6% to 94.5% 60.4% 46.7% to 76.6% +9.4 88.5% 91.8% 91.8% ± 1.7%" in text
+
+
 def test_a_judge_that_fails_its_checks_is_announced_above_the_table(plot):
     card = health.card([], [], [], "main")
     tables.write(card, plot / "tables", "judge_health")

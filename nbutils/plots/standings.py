@@ -33,6 +33,7 @@ def ratings(rated):
     for axis, (_, part) in zip(axes, parts, strict=True):
         _draw(axis, part.sort_values("rating", ascending=False, kind="stable"))
     room_on_the_right(axes, 0.3)
+    axes[0].set_xticks([tick for tick in axes[0].get_xticks() if 0 <= tick <= 100])
     return figure
 
 
