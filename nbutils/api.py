@@ -72,7 +72,9 @@ async def _stream(model, pending, sampling, runtime, journal, spending):
 
     gate, waiting, calls, failures, fatal = _Gate(runtime.batch_size), iter(pending.items()), {}, 0, None
     async with openai.AsyncOpenAI(max_retries=0, timeout=None) as client:
-        api = _Api(Chat(client, model.removeprefix("api:"), sampling), journal, gate, spending)
+        name = model.removeprefix("api:")
+        without = completions.refused_by(str(client.base_url), name)
+        api = _Api(Chat(client, name, sampling, without), journal, gate, spending)
         while True:
             for key, request in itertools.islice(waiting, 0 if fatal else runtime.batch_size - len(calls)):
                 calls[asyncio.create_task(_ask(api, key, request))] = key

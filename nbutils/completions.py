@@ -1,10 +1,11 @@
 """One chat completion of an OpenAI-compatible server: what is sent, what comes back, what an error status means."""
 
+import functools
 import json
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from tqdm import tqdm
@@ -31,6 +32,12 @@ class Trouble:
     wait: float | None = None
 
 
+@functools.cache
+def refused_by(server: str, model: str) -> set[str]:
+    """Parameters that a model has refused so far, in this process: filled as it refuses them."""
+    return set()
+
+
 @dataclass(frozen=True)
 class Chat:
     """A model behind an API and how it is asked. without: parameters that it has refused, which are no longer sent."""
@@ -38,7 +45,7 @@ class Chat:
     client: object
     name: str
     sampling: Sampling
-    without: set[str] = field(default_factory=set)
+    without: set[str]
 
     async def complete(self, request: dict) -> dict:
         """The body of a chat completion as the server wrote it; ValueError if that is no JSON.

@@ -135,7 +135,9 @@ def test_a_parameter_that_a_server_does_not_take_is_left_out_and_that_is_said(se
     last = server.bodies[-1]
     assert not set(names) & set(last) and ("max_completion_tokens" in last) == ("max_tokens" in names)
     assert last.get("max_tokens", last.get("max_completion_tokens")) == 7
-    assert len(server.bodies) <= 12 + 2 * len(names)
+    most = 2 * len(names)
+    assert len(server.bodies) <= 12 + most
+    assert [each.text for each in generate("api:m", ["more"], sampling)] == ["more"] and len(server.bodies) <= 13 + most
     said = capsys.readouterr().out
     assert all(said.count(f"api:m takes no {name}") == 1 for name in names)
 
