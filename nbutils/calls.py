@@ -12,7 +12,9 @@ from nbutils.arms import links
 from nbutils.spending import Estimate, Limits
 
 PROMPT_TOKENS = 100  # that a prompt is taken to have, where nobody has counted
-_ASKED = {"01": ("prompter", "responder"), "02": ("responder",), "04": ("prompter", "responder", "judge")}
+_ASKED = {"01": ("prompter", "responder"), "02": ("responder",), "03": ("responder",)}
+_ASKED |= {"04": ("prompter", "responder", "judge")}
+_LOOKED_AT = 4  # prompts that 02 and 03 send through the arms that they show
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def paid(notebook: str, parameters: dict, prompts: list[str] | None = None) -> l
     models = {name: parameters.get(name) or "" for name in _ASKED.get(number, ())}
     models |= {f"jury {i}": juror for i, juror in enumerate(parameters.get("jury") or [], 1) if "judge" in models}
     ask = _Step(parameters, prompts)
-    kinds = {"01": ask.collecting, "02": ask.training, "04": ask.evaluating}
+    kinds = {"01": ask.collecting, "02": ask.training, "03": ask.showing, "04": ask.evaluating}
     return [
         (name, model, calls)
         for name, model in models.items()
@@ -127,7 +129,12 @@ class _Step:
             each = draws + (draws + checkpoints * after) * get("frontier_responses", 1)
             prompts = (-(-get("frontier_prompts") // sets) * sets, "frontier prompts")
             found.append(Calls((prompts, (each, "responses")), get("max_rewrite_tokens"), response))
-        return found
+        return [*found, *self.showing(name, 2)]
+
+    def showing(self, name: str, num_arms: int = 1) -> list[Calls]:
+        """02 and 03: responses to look at."""
+        factors = (_LOOKED_AT, "responses to look at"), (num_arms, "arms")
+        return [Calls(factors, self._get("max_rewrite_tokens"), self._get("max_response_tokens"))]
 
     def evaluating(self, name: str) -> list[Calls]:
         """04: rewrites and responses of the arms, verdicts."""
