@@ -159,7 +159,7 @@ def wilson_interval(share: float, num: int, z: float = 1.959964) -> tuple[float,
         return NAN, NAN
     middle = (share + z * z / (2 * num)) / (1 + z * z / num)
     half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half  # these two exactly
 
 
 def win_rate(win, lose, num_samples=None, level: float = 0.95) -> Estimate:
