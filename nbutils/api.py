@@ -6,13 +6,12 @@ what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (ke
 
 import asyncio
 import itertools
-import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from nbutils import completions
+from nbutils import completions, models
 from nbutils.completions import ApiError, Chat, Trouble
 from nbutils.records import Journal
 from nbutils.spending import ATTEMPT, LETTERS_PER_TOKEN, SETTLED, Spending, SpendLimit
@@ -45,10 +44,12 @@ def generate_api(model, unique, answers, sampling, runtime, journal, note):
     pending = {key: request for key, request in unique.items() if key not in answers}
     if not pending:
         return
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise ApiError(f"{model}: OPENAI_API_KEY is not set (and OPENAI_BASE_URL, unless the server is OpenAI's)")
+    server = models.server(model)
+    if server.lacks:
+        more = "" if server.is_named else " (and OPENAI_BASE_URL, unless the server is OpenAI's)"
+        raise ApiError(f"{model}: {server.lacks} is not set{more}")
     spending = Spending(runtime.limits, journal)
-    stream, runner = _stream(model, pending, sampling, runtime, journal, spending), asyncio.Runner()
+    stream, runner = _stream(server, pending, sampling, runtime, journal, spending), asyncio.Runner()
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
             while (batch := thread.submit(runner.run, _next(stream)).result()) is not None:
@@ -62,7 +63,7 @@ async def _next(stream):
     return await anext(stream, None)
 
 
-async def _stream(model, pending, sampling, runtime, journal, spending):
+async def _stream(server, pending, sampling, runtime, journal, spending):
     """Yield what has been answered, at least once a second, with at most batch_size calls under way.
 
     After an error that more calls cannot mend nothing more is sent, but what is under way may still answer and has
@@ -71,10 +72,10 @@ async def _stream(model, pending, sampling, runtime, journal, spending):
     import openai
 
     gate, waiting, calls, failures, fatal = _Gate(runtime.batch_size), iter(pending.items()), {}, 0, None
-    async with openai.AsyncOpenAI(max_retries=0, timeout=None) as client:
-        name = model.removeprefix("api:")
-        without = completions.refused_by(str(client.base_url), name)
-        api = _Api(Chat(client, name, sampling, without), journal, gate, spending)
+    options = {"base_url": server.url or None, "api_key": server.key, "max_retries": 0, "timeout": None}
+    async with openai.AsyncOpenAI(**options) as client:
+        without = completions.refused_by(str(client.base_url), server.model)
+        api = _Api(Chat(client, server, sampling, without), journal, gate, spending)
         while True:
             for key, request in itertools.islice(waiting, 0 if fatal else runtime.batch_size - len(calls)):
                 calls[asyncio.create_task(_ask(api, key, request))] = key
@@ -92,7 +93,7 @@ async def _stream(model, pending, sampling, runtime, journal, spending):
                 failures = failures + 1 if batch[-1][1].reason else 0
                 if failures >= _BREAKER:
                     why = f"{failures} calls failed in a row, the last: {batch[-1][1].reason}"
-                    fatal = fatal or ApiError(f"{model}: {why}; run again later")
+                    fatal = fatal or ApiError(f"api:{server.model}: {why}; run again later")
             if fatal:
                 await gate.stop()
             if batch and journal is not None:
@@ -207,7 +208,8 @@ async def _call(api: _Api, key: str, request: dict) -> Generation | Trouble:
         if cause in ("ConnectError", *_MALFORMED):  # nothing was sent
             settle()
         if cause in _MALFORMED:
-            raise ApiError(f"api:{name} can't be called: check OPENAI_BASE_URL and OPENAI_API_KEY") from None
+            where = api.chat.server
+            raise ApiError(f"api:{name} can't be called: check {where.url_name} and {where.key_name}") from None
         return Trouble("connection failed")
     except (openai.APIError, ValueError, TypeError, LookupError, AttributeError) as error:
         return Trouble(f"broken answer ({type(error).__name__})", status=200)

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from tqdm import tqdm
 
 from nbutils import redaction
+from nbutils.models import Server
 from nbutils.texts import Generation, Sampling, cut_at, encodable, request_seed
 
 _OPTIONAL = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")  # what a server may refuse to take
@@ -43,9 +44,13 @@ class Chat:
     """A model behind an API and how it is asked. without: parameters that it has refused, which are no longer sent."""
 
     client: object
-    name: str
+    server: Server
     sampling: Sampling
     without: set[str]
+
+    @property
+    def name(self) -> str:
+        return self.server.model
 
     async def complete(self, request: dict) -> dict:
         """The body of a chat completion as the server wrote it; ValueError if that is no JSON.

@@ -1,4 +1,5 @@
-"""One string names a model everywhere: sandbox/<name>, a hub id, a local folder, api:<model>, or <module>:<function>.
+"""One string names a model everywhere: sandbox/<name>, a hub id, a local folder, api:<model>[@<server>], or
+<module>:<function>.
 
 Weights are read from safetensors only; a repository's own code runs only if `trust_remote_code` names that very
 repository. Nothing here trains. torch and transformers are imported when a model is first loaded.
@@ -29,7 +30,44 @@ SANDBOX = {
 REWARD = "reward:"  # before a model's reference, where a judge is wanted: a reward model that judges
 _SMALL = 20_000_000  # parameters
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_SERVER = re.compile(r"(.+)@([A-Za-z]\w*)")  # a version such as @20240620 is part of a model's name
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a model behind an API is asked: its name there, and the environment's variables with address and key."""
+
+    model: str
+    url_name: str
+    key_name: str
+    is_named: bool
+
+    @property
+    def url(self) -> str:
+        return os.environ.get(self.url_name, "").rstrip("/")
+
+    @property
+    def key(self) -> str:
+        """A server of one's own may want none; another server never gets the default one's."""
+        return os.environ.get(self.key_name, "none" if self.is_named else "")
+
+    @property
+    def lacks(self) -> str:
+        """The variable without which nothing can be asked, if it is not set; else empty."""
+        needed = self.url_name if self.is_named else self.key_name
+        return "" if os.environ.get(needed) else needed
+
+
+def server(ref: str) -> Server:
+    """api:<model> is asked at OPENAI_BASE_URL (OpenAI's, if that is not set) with OPENAI_API_KEY; api:<model>@<server>
+    at <SERVER>_OPENAI_BASE_URL with <SERVER>_OPENAI_API_KEY, if that is set."""
+    model = ref.removeprefix("api:")
+    named = _SERVER.fullmatch(model)
+    start = f"{named[2].upper()}_" if named else ""
+    return Server(
+        named[1] if named else model, f"{start}OPENAI_BASE_URL", f"{start}OPENAI_API_KEY", is_named=bool(named)
+    )
 
 
 @dataclass(frozen=True)
@@ -157,7 +195,7 @@ def identity(ref: str) -> str:
     if kind(ref) == "callable":
         return target + ":" + "".join(paths.sha256_file(path) for path in local_files(ref))
     if kind(ref) == "api":
-        return f"{os.environ.get('OPENAI_BASE_URL', '').rstrip('/')} {target}"
+        return f"{server(ref).url} api:{server(ref).model}"
     return target
 
 

@@ -205,8 +205,8 @@ def missing(planned: list[PlannedStep]) -> list[str]:
         if found["kind"] == "hub" and not found["present"]:
             size = found["num_parameters"]
             lines.append(f"{ref} is not in the local cache" + (f" (about {size * 2 / 1e9:,.1f} GB)" if size else ""))
-    if any(ref.startswith("api:") for ref in references) and not os.environ.get("OPENAI_API_KEY"):
-        lines.append("OPENAI_API_KEY is not set")
+    lacking = (models.server(ref).lacks for ref in references if ref.startswith("api:"))
+    lines += [f"{name} is not set" for name in dict.fromkeys(lacking) if name]
     needed = max((memory_bytes(step)[0] for step in planned), default=0)
     if needed > 1e9 and not has_gpu():
         lines.append(f"no GPU: the largest step wants about {needed / 1e9:,.0f} GB of GPU memory")

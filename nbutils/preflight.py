@@ -1,6 +1,5 @@
 """What is checked before any work: models, data sets, templates, arms and output folders that an experiment names."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +46,9 @@ def _references(step: PlannedStep) -> Iterator[tuple]:
 
 def _check_model(reference: str) -> None:
     models.check(reference)
-    if reference.startswith("api:") and not os.environ.get("OPENAI_API_KEY"):
-        raise ValueError(f"{reference} needs OPENAI_API_KEY, which is not set: export it (and OPENAI_BASE_URL)")
+    if reference.startswith("api:") and (server := models.server(reference)).lacks:
+        named = " and ".join(dict.fromkeys((server.lacks, server.url_name, server.key_name)))
+        raise ValueError(f"{reference} needs {server.lacks}, which is not set: export {named}")
 
 
 def _check_reward(reference: str) -> None:

@@ -54,8 +54,9 @@ def read_limits(max_calls: int, max_usd: float, prices: str) -> Limits:
 
 
 def price(model: str, prices: dict, input_tokens: float, output_tokens: float) -> float | None:
-    """US dollars, or None for a model without a price. model: with or without `api:`."""
+    """US dollars, or None for a model without a price. model: with or without `api:` and `@<server>`."""
     name = model.removeprefix("api:")
+    name = name if name in prices else name.rpartition("@")[0]
     if name not in prices:
         return None
     read, written = prices[name]
@@ -132,7 +133,7 @@ class Spending:
 
     def said(self, model: str) -> str:
         """The totals so far, on a progress bar; calls only for a model without a price."""
-        usd = f", ${self.usd:,.2f}" if model.removeprefix("api:") in self.limits.prices else ""
+        usd = f", ${self.usd:,.2f}" if price(model, self.limits.prices, 0, 0) is not None else ""
         return f"{self.calls:,} calls{usd}"
 
     def _said(self, name: str, limit: str) -> str:

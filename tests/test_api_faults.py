@@ -150,6 +150,28 @@ def test_a_refusal_that_names_no_parameter_of_ours_is_a_bad_request(server, path
     assert all(each.reason.startswith("bad request") for each in made) and len(server.bodies) == 3
 
 
+def test_two_servers_at_once_each_with_its_own_address_and_key(server, path, tmp_path, monkeypatch):
+    """A judge at OpenAI and a responder of one's own: neither server sees the other's key, nor its requests."""
+    show_key = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "{key}"}}]}
+    with Server(fakes.echo, tmp_path / "local.txt") as local:
+        monkeypatch.setenv("LOCAL_OPENAI_BASE_URL", local.url)
+        for each in (server, local):
+            each.faults["whose"] = [Fault(body=show_key, billed=True)]
+        with Journal(path) as journal:
+            made = [
+                generate(model, ["whose", "a"], Sampling(), Runtime(2), journal) for model in ("api:m", "api:m@local")
+            ]
+            assert [[each.text for each in texts] for texts in made] == [[KEY, "a"], ["none", "a"]]
+            assert generate("api:m@local", ["a"], Sampling(), Runtime(2), journal)[0].text == "a"
+        assert len(server.bodies) == len(local.bodies) == 2 and local.bodies[0]["model"] == "m"
+        monkeypatch.setenv("LOCAL_OPENAI_API_KEY", "sk-local-0123456789")
+        local.faults["mine"] = [Fault(body=show_key, billed=True)]
+        assert generate("api:m@local", ["mine"], Sampling())[0].text == "sk-local-0123456789"
+    monkeypatch.delenv("LOCAL_OPENAI_BASE_URL")
+    with pytest.raises(api.ApiError, match=r"^api:m@local: LOCAL_OPENAI_BASE_URL is not set$"):
+        generate("api:m@local", ["a"], Sampling())
+
+
 def test_missing_usage_is_no_reason_to_pay_again(server, path):
     body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "two words"}}]}
     server.faults[None] = [Fault(body=body | {"usage": usage}, billed=True) for usage in (None, {}, {"x": 1})]

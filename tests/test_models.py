@@ -24,6 +24,17 @@ def test_kinds(ref, kind):
     assert models.kind(ref) == kind
 
 
+def test_a_server_is_named_behind_the_model_and_a_version_is_not_one(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    own, version = models.server("api:org/llama-3@my_box"), models.server("api:claude@20240620")
+    assert (own.model, own.url_name, own.key_name) == ("org/llama-3", "MY_BOX_OPENAI_BASE_URL", "MY_BOX_OPENAI_API_KEY")
+    assert own.lacks == own.url_name and own.key == "none"
+    assert (version.model, version.url_name, version.lacks) == ("claude@20240620", "OPENAI_BASE_URL", "")
+    monkeypatch.setenv(own.url_name, "http://box:8000/v1/")
+    assert models.identity("api:org/llama-3@my_box") == "http://box:8000/v1 api:org/llama-3"
+
+
 @pytest.mark.parametrize(
     "ref, line",
     [

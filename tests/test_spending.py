@@ -16,6 +16,7 @@ def test_estimate_by_hand():
     found = spending.estimate("api:m", [350, 700], 50, PRICES)
     assert found == spending.Estimate(2, 300, 100, pytest.approx(0.0016))
     assert spending.estimate("api:other", [350], 50, PRICES).usd is None
+    assert spending.price("api:m@azure", PRICES, 1e6, 0) == 2.0 and spending.price("api:o@m", PRICES, 1, 1) is None
     said = spending.sentence("api:m", found, Limits(max_calls=9, max_usd=1.5))
     assert said.startswith("api:m: 2 calls, about 300 tokens read and at most 100 written, at most $0.00")
     assert said.endswith("(limit: 9 calls and $1.50)") and "limit: none" in spending.sentence("m", found, Limits())
