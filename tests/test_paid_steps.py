@@ -65,8 +65,6 @@ def test_limits_stop_a_step_and_a_higher_one_goes_on(server, tmp_path):
     assert "raise max_calls and run again to go on" in said and len(said.strip().splitlines()) == 1
     assert sum(billed(server.ledger_path).values()) == 5
 
-    code, said = run(tmp_path, server, max_usd=0.01)
-    assert code == 1 and "spend limit of $0.01 reached" in said and "raise max_usd" in said
     code, said = run(tmp_path, server, max_usd=50.0)
     assert code == 0, said
     assert set(billed(server.ledger_path).values()) == {1}
