@@ -8,7 +8,7 @@ EXPERIMENT ?= params/sandbox.yml
 WORKERS ?= 2
 
 VENV_PYTHON := .venv/bin/python
-WORKBOOK := $(VENV_PYTHON) -m nbutils.cli
+WORKBOOK := $(VENV_PYTHON) -m nbutils.run.cli
 INSTALLED := .venv/installed
 
 # A service user's home may not be writable; Jupyter and the caches need one that is.

@@ -1,10 +1,11 @@
-"""Imports go strictly downward, as the README's table of layers says, and light modules stay light."""
+"""The rooms of the library: imports go strictly downward, light rooms stay light, and the map shows what is there."""
 
 import ast
 import json
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,54 +13,24 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nbutils"
 
-# Twin of the README's table. Within a layer a module may use those named before it.
-LAYERS = (
-    (
-        *("paths", "records", "stats", "ratings", "conventions", "power", "templates", "redaction"),
-        *("params", "experiments", "steps"),
-    ),
-    (
-        *(
-            "spending",
-            "novelty",
-            "models",
-            "texts",
-            "completions",
-            "api",
-            "generate",
-            "likelihood",
-            "readers",
-            "hub",
-            "data",
-            "pairs",
-            "margins",
-        ),
-        *(
-            "tables",
-            "standings",
-            "paper",
-            "health",
-            "changes",
-            "audit",
-            "poir_printed",
-            "poir_paper",
-            "plots",
-            "gather",
-        ),
-    ),
-    (
-        *("training", "rewards", "judge", "controls", "theory", "invent", "critique", "arms", "calls", "answering"),
-        *("benchmarks", "collect", "probe", "frontier", "ppo_formulas", "ppo", "alignpro", "poir_texts", "poir"),
-    ),
-    ("plan", "preflight", "kernel", "formulas", "pages", "report", "runner", "export", "cli"),
+# From the top floor to the ground; a room may use those below it. Twin of the table in nbutils/README.md.
+ROOMS = (
+    *("run", "train", "evaluate", "report", "collect", "analyse", "data", "sandbox", "models"),
+    "experiment",
 )
-MODULES = [module for layer in LAYERS for module in layer]
-METHODS = {"collect", "alignpro", "poir"}  # one method each: none imports another
-SANDBOX_MAY_USE = set(LAYERS[0] + LAYERS[1])
-NO_TORCH = (*LAYERS[0], "spending", "pairs", "margins", "tables", "standings", "paper", "health", "changes")
-NO_TORCH += ("audit", "poir_printed", "poir_paper", "plots", "gather", "theory", "frontier")
-STARTS_LIGHT = ("nbutils", *(f"nbutils.{module}" for module in (*NO_TORCH, *LAYERS[3])))
+NO_TORCH = ("report", "analyse", "data", "experiment")  # not even inside a function
+LOADS_TORCH = {"train"}  # when it is imported; every other room loads nothing heavy until a model is asked for
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}
+EXCEPT = {("data", "datasets")}  # hub sets are read by it, when one is
+
+
+def files_of(room):
+    return sorted((PACKAGE / room).rglob("*.py"))
+
+
+def module_of(path):
+    """The dotted name of a file: nbutils.models.api."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imported_names(tree, package="nbutils"):
@@ -76,71 +47,70 @@ def imported_names(tree, package="nbutils"):
     return names
 
 
-def house_modules(names):
-    """The modules of nbutils among dotted names: {'nbutils.data.load'} gives {'data'}."""
-    return {name.split(".")[1] for name in names if name.startswith("nbutils.")} & {*MODULES, "sandbox"}
-
-
-def imports_of(path, package="nbutils"):
+def imports_of(path):
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
     return imported_names(ast.parse(path.read_text(encoding="utf-8"), str(path)), package)
 
 
-def imports_of_module(module):
-    """Of a module, or of all files of a package such as plots, its own left out."""
-    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).glob("*.py")
-    names = set().union(*(imports_of(path, f"nbutils.{module}") for path in files))
-    return {name for name in names if not name.startswith(f"nbutils.{module}")}
-
-
-def sandbox_files():
-    return sorted((PACKAGE / "sandbox").glob("*.py"))
+def rooms_in(names):
+    """The rooms among dotted names: {'nbutils.data.sets.load'} gives {'data'}."""
+    return {name.split(".")[1] for name in names if name.startswith("nbutils.")} & set(ROOMS)
 
 
 def test_reading_imports_sees_every_form():
     source = """
-import nbutils.data, os
+import nbutils.data.hub, os
 from nbutils import models as m
-from . import stats
-from .judge import compare
+from . import collect
+from .train.ppo import PPOTrainer
 from nbutils.sandbox.gold import score
 def later():
-    from nbutils.arms import answer
+    from nbutils.evaluate.arms import build
 """
     names = imported_names(ast.parse(source))
-    assert house_modules(names) == {"data", "models", "stats", "judge", "sandbox", "arms"}
-    assert "os" in names
-    assert house_modules(imported_names(ast.parse("from ..data import load"), "nbutils.sandbox")) == {"data"}
+    assert rooms_in(names) == {"data", "models", "collect", "train", "sandbox", "evaluate"} and "os" in names
+    assert rooms_in(imported_names(ast.parse("from ..data import sets"), "nbutils.sandbox")) == {"data"}
 
 
-def test_every_module_has_its_layer():
-    found = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert found - {"__init__", "sandbox"} == set(MODULES)
+def test_every_file_is_in_a_room():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
 
 
-def test_readme_shows_the_same_layers():
-    rows = re.findall(r"^\| ([0-3]) \| (.+?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    shown = [(int(number), module) for number, cell in rows for module in re.findall(r"`(\w+)`", cell)]
-    assert shown == [(number, module) for number, layer in enumerate(LAYERS) for module in layer]
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_go_downward(room):
+    below = {room, *ROOMS[ROOMS.index(room) + 1 :]} - ({"sandbox"} if room != "sandbox" else set())
+    for path in files_of(room):
+        upward = rooms_in(imports_of(path)) - below
+        assert not upward, f"{path.relative_to(ROOT)} imports {sorted(upward)}; allowed: {sorted(below)}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_downward(module):
-    allowed = set(MODULES[: MODULES.index(module)])
-    if module in METHODS:
-        allowed -= METHODS
-    upward = house_modules(imports_of_module(module)) - allowed
-    assert not upward, f"nbutils/{module} imports {sorted(upward)}; allowed: {sorted(allowed)}"
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_of_a_room_import_each_other_one_way_only(room):
+    modules = {module_of(path): imports_of(path) for path in files_of(room) if path.name != "__init__.py"}
+    TopologicalSorter({name: names & modules.keys() - {name} for name, names in modules.items()}).prepare()
 
 
-def test_package_itself_imports_nothing():
-    assert not imports_of(PACKAGE / "__init__.py")
+def test_the_two_methods_know_nothing_of_each_other():
+    for one, other in (("alignpro", "poir"), ("poir", "alignpro")):
+        assert not {name for name in imports_of(PACKAGE / "train" / f"{one}.py") if f".{other}" in name}
 
 
-def test_sandbox_uses_the_lower_layers_only():
-    assert sandbox_files()
-    for path in sandbox_files():
-        upward = house_modules(imports_of(path, "nbutils.sandbox")) - SANDBOX_MAY_USE - {"sandbox"}
-        assert not upward, f"{path.relative_to(ROOT)} imports {sorted(upward)}"
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_opens_with_one_docstring(room):
+    """What it is for and what it never does; importing the room itself does nothing."""
+    body = ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8")).body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value.value, str)
+
+
+def test_the_map_shows_every_room_from_the_top_and_every_file():
+    shown = (PACKAGE / "README.md").read_text("utf-8")
+    assert re.findall(r"^### `(\w+)/`", shown, re.MULTILINE) == list(ROOMS)
+    for room in ROOMS:
+        part = shown.split(f"### `{room}/`")[1].split("\n#")[0]
+        named = {name for name in re.findall(r"^\| `([\w/.]+)`", part, re.MULTILINE)}
+        there = {path.relative_to(PACKAGE / room).as_posix() for path in files_of(room)} - {"__init__.py"}
+        assert named == {path for path in there if not path.endswith("/__init__.py")}, room
 
 
 def test_notebooks_use_neither_the_runner_nor_the_sandbox():
@@ -149,29 +119,32 @@ def test_notebooks_use_neither_the_runner_nor_the_sandbox():
     for path in notebooks:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        used = house_modules(imported_names(ast.parse("\n".join(code))))
-        assert not used & {*LAYERS[3], "sandbox"}, f"{path.name} imports {sorted(used)}"
+        used = rooms_in(imported_names(ast.parse("\n".join(code))))
+        assert not used & {"run", "sandbox"}, f"{path.name} imports {sorted(used)}"
 
 
-@pytest.mark.parametrize("module", NO_TORCH)
-def test_no_torch_where_none_is_needed(module):
-    roots = {name.split(".")[0] for name in imports_of_module(module)}
-    assert not roots & HEAVY
+@pytest.mark.parametrize("room", NO_TORCH)
+def test_no_torch_where_none_is_needed(room):
+    for path in files_of(room):
+        roots = {(room, name.split(".")[0]) for name in imports_of(path)}
+        assert not {name for _, name in roots - EXCEPT} & HEAVY, path
 
 
-def test_models_and_generate_do_not_train():
-    for module in ("models", "generate"):
-        assert not {name for name in imports_of(PACKAGE / f"{module}.py") if name.split(".")[0] == "trl"}
+def test_only_one_room_trains():
+    for room in set(ROOMS) - LOADS_TORCH - {"sandbox"}:
+        for path in files_of(room):
+            assert not {name for name in imports_of(path) if name.split(".")[0] == "trl"}, path
 
 
-def test_starting_light_modules_loads_no_torch():
+def test_starting_a_light_room_loads_no_torch():
     """Asked of a fresh interpreter: what a module imports indirectly counts too."""
+    light = [module_of(path) for room in ROOMS if room not in LOADS_TORCH | {"sandbox"} for path in files_of(room)]
     code = (
         "import importlib, sys\n"
-        f"for name in {STARTS_LIGHT!r}:\n"
+        f"for name in {light!r}:\n"
         "    importlib.import_module(name)\n"
         f"    print(name, *sorted({HEAVY!r} & set(sys.modules)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n")[:-1] == list(STARTS_LIGHT)
+    assert result.stdout.split("\n")[:-1] == light

@@ -22,21 +22,23 @@ READ = SHARED + 'step: str = ""  # folder of this step\npolicy: str = "prompter"
 PLOT = SHARED + 'step: str = "plot"  # folder of this step\ncells: list = []  # cells to read; empty for all\n'
 
 MAKE_CELLS = [
-    "from nbutils import records, steps\nrun = steps.open_step('01_make', globals(), step)",
+    "from nbutils.experiment import records, steps\nfrom nbutils.experiment.journal import Journal\n"
+    "run = steps.open_step('01_make', globals(), step)",
     "exec(flaw)",
-    "with records.Journal(run.folder / 'journal.jsonl') as journal:\n"
+    "with Journal(run.folder / 'journal.jsonl') as journal:\n"
     "    journal.append_many((str(i), {'text': color}) for i in range(number))",
     "records.write_rows(run.output('rows.jsonl'), [{'color': color, 'row': i} for i in range(number)])",
     "run.count('rows', number)\nrun.finish();",
 ]
 READ_CELLS = [
-    "from nbutils import records, steps\nrun = steps.open_step('02_read', globals(), step)",
+    "from nbutils.experiment import records, steps\nrun = steps.open_step('02_read', globals(), step)",
     "rows = records.read_rows(run.input(run.sibling('make', 'rows.jsonl'), '01_make'))\nprint(len(rows), 'rows')",
     "records.write_rows(run.output('read.jsonl'), rows)",
     "run.finish();",
 ]
 PLOT_CELLS = [
-    "from nbutils import paths, records, steps\ncell = 'all'\nrun = steps.open_step('05_plot', globals(), step)",
+    "from nbutils.experiment import paths, records, steps\ncell = 'all'\n"
+    "run = steps.open_step('05_plot', globals(), step)",
     "rows = {name: records.read_rows(run.input(paths.step_folder(experiment, name, 'make') / 'rows.jsonl', '01_make'))"
     " for name in cells}",
     "lines = [f'{name},set,nan,{len(each)},0.5,0.4,0.6,0.1,,,,,,,' for name, each in rows.items()]",

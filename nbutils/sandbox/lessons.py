@@ -7,7 +7,7 @@ keeps to the training animals, and no phrasing that the world holds out is ever 
 import re
 from typing import NamedTuple
 
-from nbutils import templates
+from nbutils.models import templates
 from nbutils.sandbox import gold, world
 
 FOLDER = "sandbox"

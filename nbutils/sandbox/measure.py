@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from nbutils import templates
+from nbutils.models import templates
 from nbutils.sandbox import gold, lessons, preferences, prompt_sets, shipped, world
 
 

@@ -12,19 +12,21 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nbutils import collect, critique, data, invent
-from nbutils.critique import Loop
-from nbutils.generate import Conditions, Sampling
-from nbutils.models import Runtime
-from nbutils.novelty import NoveltyFilter
-from nbutils.records import Journal
+from nbutils.collect import critique, invent, pairing
+from nbutils.collect.critique import Loop
+from nbutils.data import sets
+from nbutils.data.novelty import NoveltyFilter
+from nbutils.experiment.journal import Journal
+from nbutils.models.devices import Runtime
+from nbutils.models.generate import Conditions
+from nbutils.models.texts import Sampling
 
 MODEL, RESPONDER = "sandbox/prompter", "sandbox/responder"
 SHORT, LONG, LOOP = Sampling(max_new_tokens=96), Sampling(max_new_tokens=64), Loop(max_tokens=96)
 
 
 def invented(num_prompts: int, journal: Journal | None, runtime: Runtime) -> list:
-    seeds, settings = data.seeds("sandbox"), invent.Settings(num_prompts)
+    seeds, settings = sets.seeds("sandbox"), invent.Settings(num_prompts)
     refuse = invent.refusal(2, 150, [], set(), invent.scripts_of(seeds))
     given = Conditions("sandbox", SHORT, LONG, runtime, journal)
     return invent.invent(MODEL, seeds, settings, refuse, NoveltyFilter(1.0), given).rows
@@ -49,7 +51,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
         prompts, making = timed(invented, options.prompts, journal, batched)
         rounds, evaluating = timed(evaluated, prompts, journal, batched)
-    pairs = collect.make_pairs(rounds, LOOP.good_score)
+    pairs = pairing.make_pairs(rounds, LOOP.good_score)
     print(f"{len(prompts)} prompts, {len(rounds)} rounds, {len(pairs)} pairs in {making + evaluating:.1f} s")
     print(f"  inventing {making:.1f} s, respond-critique-rewrite {evaluating:.1f} s")
     few = prompts[: options.one_by_one]

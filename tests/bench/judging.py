@@ -21,11 +21,14 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from nbutils import records, standings, tables, templates
-from nbutils.generate import Sampling
-from nbutils.judge import Panel, judge_pairs
-from nbutils.models import Runtime
-from nbutils.records import Answer, Journal, Verdict
+from nbutils.analyse import standings, tables
+from nbutils.evaluate.judging import Panel, judge_pairs
+from nbutils.experiment import records
+from nbutils.experiment.journal import Journal
+from nbutils.experiment.records import Answer, Verdict
+from nbutils.models import templates
+from nbutils.models.devices import Runtime
+from nbutils.models.texts import Sampling
 
 DELAY, PAIRS = 0.05, 1000
 SERVER = Path(__file__).resolve().parents[1] / "server.py"

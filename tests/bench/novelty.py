@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from nbutils import novelty
+from nbutils.data import novelty
 
 ROOT = Path(__file__).resolve().parents[2]
 POOLS = (1_000, 10_000, 50_000)

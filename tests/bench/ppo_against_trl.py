@@ -54,9 +54,11 @@ class Turns:
 
 def make_score(turns: Turns, seed: int):
     """score(prompts, rewrites) → gold rewards of the frozen responder's answers, both lists of texts."""
-    from nbutils import arms, rewards
-    from nbutils.generate import Sampling, generate
-    from nbutils.models import Runtime
+    from nbutils.evaluate import arms
+    from nbutils.models import scoring
+    from nbutils.models.devices import Runtime
+    from nbutils.models.generate import generate
+    from nbutils.models.texts import Sampling
 
     runtime, number = Runtime(BATCH), iter(range(10**9))
     sampling = Sampling(1.0, max_new_tokens=RESPONSE_TOKENS, seed=seed)
@@ -65,7 +67,7 @@ def make_score(turns: Turns, seed: int):
         start = time.perf_counter()
         sent = [arms.sent(arms.clean_rewrite(text), x) for text, x in zip(rewrites, prompts, strict=True)]
         made = generate("sandbox/responder", sent, sampling, runtime, samples=[next(number) for _ in sent])
-        found = rewards.score("sandbox/gold", prompts, [each.text for each in made], runtime)
+        found = scoring.score("sandbox/gold", prompts, [each.text for each in made], runtime)
         turns.rewards += found
         turns.scoring += time.perf_counter() - start
         return found
@@ -77,9 +79,11 @@ def requests(num_steps: int, seed: int):
     """(x, messages that ask the prompter for a rewrite of x) for all rollouts, in order."""
     import random
 
-    from nbutils import arms, data, templates
+    from nbutils.data import sets
+    from nbutils.evaluate import arms
+    from nbutils.models import templates
 
-    prompts, rng, drawn = [row.prompt for row in data.load("sandbox", "train")], random.Random(seed), []
+    prompts, rng, drawn = [row.prompt for row in sets.load("sandbox", "train")], random.Random(seed), []
     while len(drawn) < num_steps * BATCH:
         drawn += rng.sample(prompts, len(prompts))
     drawn = drawn[: num_steps * BATCH]
@@ -110,8 +114,8 @@ def train_ours(turns: Turns, num_steps: int, seed: int, folder: str, critic: str
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
 
-    from nbutils import models
-    from nbutils.ppo import PPOConfig, PPOTrainer
+    from nbutils.models import loading, references
+    from nbutils.train.ppo import PPOConfig, PPOTrainer
 
     class Report(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -120,7 +124,7 @@ def train_ours(turns: Turns, num_steps: int, seed: int, folder: str, critic: str
 
     score, (drawn, messages) = make_score(turns, seed), requests(num_steps, seed)
     trainer = PPOTrainer(
-        model=models.resolve("sandbox/prompter"),
+        model=references.resolve("sandbox/prompter"),
         reward_funcs=lambda completions, x, **_: score(x, [turn[0]["content"] for turn in completions]),
         args=PPOConfig(
             **arguments(folder, seed),
@@ -133,7 +137,7 @@ def train_ours(turns: Turns, num_steps: int, seed: int, folder: str, critic: str
             shuffle_dataset=False,
         ),
         train_dataset=Dataset.from_dict({"prompt": messages, "x": drawn}),
-        processing_class=models.load_tokenizer("sandbox/prompter"),
+        processing_class=loading.load_tokenizer("sandbox/prompter"),
         callbacks=[Report()],
     )
     trainer.remove_callback(PrinterCallback)
@@ -148,10 +152,10 @@ def train_peer(turns: Turns, num_steps: int, seed: int, folder: str, _critic: st
     from transformers.modeling_outputs import BaseModelOutput
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    from nbutils import models
+    from nbutils.models import loading, references
 
     score, (drawn, messages) = make_score(turns, seed), requests(num_steps, seed)
-    tokenizer, path = models.load_tokenizer("sandbox/prompter"), models.resolve("sandbox/prompter")
+    tokenizer, path = loading.load_tokenizer("sandbox/prompter"), references.resolve("sandbox/prompter")
     asked = [tokenizer.apply_chat_template(each, add_generation_prompt=True)["input_ids"] for each in messages]
     prompt_of = {tuple(ids): x for ids, x in zip(asked, drawn, strict=True)}
     start = tokenizer.convert_tokens_to_ids("<|assistant|>")

@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from nbutils import alignpro, data, generate, models, rewards
-from nbutils.models import Runtime
-from nbutils.records import Journal
+from nbutils.data import sets
+from nbutils.experiment.journal import Journal
+from nbutils.models import generate, loading
+from nbutils.models.devices import Runtime
 from nbutils.sandbox import lessons, world
+from nbutils.train import alignpro
 
 CALLS, ROWS = 30, 64
 
@@ -43,9 +45,9 @@ def timed(run_batches, spent: list):
 
 def main() -> None:
     spent = [0.0]
-    generate.run_batches = rewards.run_batches = timed(generate.run_batches, spent)
-    prompts, rng, runtime = [row.prompt for row in data.load("sandbox", "train")], random.Random(0), Runtime(256)
-    models.load_causal("sandbox/responder", runtime), models.load_reward("sandbox/reward", runtime)
+    generate.run_batches = generate.run_batches = timed(generate.run_batches, spent)
+    prompts, rng, runtime = [row.prompt for row in sets.load("sandbox", "train")], random.Random(0), Runtime(256)
+    loading.load_causal("sandbox/responder", runtime), loading.load_reward("sandbox/reward", runtime)
     whole, inside = [], []
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
         reward = alignpro.make_reward("sandbox/responder", "sandbox/reward", settings(), runtime, journal)

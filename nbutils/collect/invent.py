@@ -1,0 +1,191 @@
+"""POIR's first step: a model invents new prompts from a growing pool of seeds, and filters keep what is new and sound.
+
+Every instruction asked for ends in one place: accepted, unreadable, or refused for one counted reason (section 3.1).
+"""
+
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from nbutils.data.novelty import NoveltyFilter
+from nbutils.experiment.records import Prompt, prompt_id
+from nbutils.models import templates
+from nbutils.models.generate import Conditions, generate
+
+MOST_CALLS = 20  # for each prompt wanted, after which inventing ends
+_SLOW_BATCHES = 5  # in a row, after which it ends too
+_FOREIGN_SHARE = 1 / 3  # of a text's letters, above which it is in another script than the seeds
+_LEFTOVER = re.compile(
+    r"(generated|seed) instruction|instruction \d+ *:|<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|\{[a-z_]{1,20}\}",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many prompts to invent, from how many shots.
+
+    human_share: chance that a shot comes from the human seeds rather than from the prompts made before.
+    min_acceptance: share of the instructions asked for below which, five batches in a row, inventing ends.
+    """
+
+    num_prompts: int
+    num_shots: int = 4
+    human_share: float = 0.5
+    min_acceptance: float = 0.01
+
+
+@dataclass
+class Invention:
+    """What inventing gave: rows accepted, counts by outcome, three examples of each refusal, a closing message."""
+
+    rows: list[Prompt] = field(default_factory=list)
+    counts: Counter = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    message: str = ""
+
+
+def invent(
+    model: str,
+    seeds: list[str],
+    settings: Settings,
+    refuse: Callable[[str], str | None],
+    novelty: NoveltyFilter,
+    given: Conditions,
+) -> Invention:
+    """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
+
+    seeds: see usable_seeds; refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. Sampled as
+    given.rewriting says. The pool grows between batches of calls. Stops early, with a message, when five batches in a
+    row bring hardly anything new, or after MOST_CALLS for each prompt wanted.
+    """
+    if not seeds:
+        raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
+    found, rng, slow, call = Invention(), random.Random(given.rewriting.seed), 0, 0
+    template = templates.load("invent", given.templates)
+    for seed in seeds:
+        novelty.accept(seed)
+    num_prompts = settings.num_prompts
+    bar = tqdm(total=num_prompts, desc="new prompts", disable=not given.progress, mininterval=1.0)
+    most = MOST_CALLS * num_prompts
+    while len(found.rows) < num_prompts and slow < _SLOW_BATCHES and call < most:
+        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(min(given.runtime.batch_size, most - call))]
+        requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
+        numbers = list(range(call, call + len(requests)))
+        texts = generate(model, requests, given.rewriting, given.runtime, given.journal, numbers)
+        before, call = len(found.rows), call + len(requests)
+        for each, text in zip(shots, texts, strict=True):
+            _take(found, text, each, num_prompts, refuse, novelty)
+        accepted = (len(found.rows) - before) / (2 * len(requests))
+        slow = 0 if accepted > settings.min_acceptance else slow + 1
+        bar.update(len(found.rows) - bar.n)
+    bar.close()
+    if len(found.rows) < num_prompts:
+        few = f"at most {settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches"
+        why = few if slow == _SLOW_BATCHES else f"{MOST_CALLS} calls made for each"
+        got = f"{len(found.rows)} of {num_prompts} prompts"
+        found.message = f"the pool stopped growing at {got} ({why}): add seeds or loosen a filter"
+    return found
+
+
+def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], settings: Settings) -> list[str]:
+    made = [row.prompt for row in rows]
+    pools = [seeds if not made or rng.random() < settings.human_share else made for _ in range(settings.num_shots)]
+    return [rng.choice(pool) for pool in pools]
+
+
+def _take(found: Invention, made, shots: list[str], num_prompts: int, refuse, novelty: NoveltyFilter) -> None:
+    """Sort one call's instructions into accepted rows and counted refusals; a call that failed was to bring two."""
+    if made.reason:
+        found.counts["no answer"] += 2
+        return _example(found, "no answer", made.reason)
+    texts = templates.parse_instructions(made.text)[:2]
+    found.counts["unparsed"] += 2 - len(texts)
+    if len(texts) < 2:
+        _example(found, "unparsed", made.text)
+    for text in texts:
+        if len(found.rows) >= num_prompts:
+            return
+        reason = refuse(text)
+        if reason is None:
+            new, nearest = novelty.accept(text)
+            reason = None if new else "duplicate" if (text, 1.0) in nearest else "too similar"
+        found.counts[reason or "accepted"] += 1
+        if reason:
+            _example(found, reason, text)
+        else:
+            source = {"shots": shots, "nearest": nearest}
+            found.rows.append(Prompt(prompt_id(text), text, "collect", "train", source))
+
+
+def _example(found: Invention, reason: str, text: str) -> None:
+    examples = found.examples.setdefault(reason, [])
+    if len(examples) < 3:
+        examples.append(text)
+
+
+def usable_seeds(seeds: list[str], num_shots: int, max_words: int) -> tuple[list[str], dict[str, int]]:
+    """(seeds without blanks, repeats and over-long ones, in order; what was left out, by reason).
+
+    ValueError, in one line, if fewer remain than one call shows.
+    """
+    kept, left_out = {}, Counter()
+    for seed in seeds:
+        text = seed.strip()
+        reason = "empty" if not text else "duplicate" if text in kept else ""
+        reason = reason or ("too long" if len(text.split()) > max_words else "")
+        if reason:
+            left_out[reason] += 1
+        else:
+            kept[text] = None
+    if len(kept) < num_shots:
+        named = ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "none left out"
+        raise ValueError(
+            f"{len(kept)} usable seeds ({named}), one call shows {num_shots}: add seeds or lower num_shots"
+        )
+    return list(kept), dict(left_out)
+
+
+def scripts_of(texts: list[str]) -> set[str]:
+    """Scripts of the letters in texts, by the first word of their Unicode names: LATIN, CYRILLIC, CJK, …"""
+    return {_script(letter) for letter in set("".join(texts)) if letter.isalpha()}
+
+
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
+
+
+def refusal(
+    min_words: int, max_words: int, keywords: list[str], test_ids: set[str], scripts: set[str] | None = None
+) -> Callable[[str], str | None]:
+    """The filter of POIR section 3.1: text → reason to refuse it, or None. scripts: those of the seeds; None: any."""
+    lowered = [word.lower() for word in keywords]
+
+    def refuse(text: str) -> str | None:
+        words = text.split()
+        if len(words) < min_words:
+            return "too short"
+        if len(words) > max_words:
+            return "too long"
+        if any(word in text.lower() for word in lowered):
+            return "keyword"
+        if any(ord(letter) < 32 and letter not in "\n\t" for letter in text) or templates.DELIMITER.strip() in text:
+            return "odd characters"
+        if _LEFTOVER.search(text):
+            return "template leftover"
+        if scripts is not None and is_foreign(text, scripts):
+            return "another script"
+        return "test prompt" if prompt_id(text) in test_ids else None
+
+    return refuse
+
+
+def is_foreign(text: str, scripts: set[str]) -> bool:
+    """Whether more than a third of a text's letters are in none of the scripts."""
+    letters = [letter for letter in text if letter.isalpha()]
+    return sum(_script(letter) not in scripts for letter in letters) > _FOREIGN_SHARE * len(letters)

@@ -1,0 +1,265 @@
+"""Prompt sets by name, hub id or file, as rows with a `prompt_id` whatever their columns are called.
+
+Which rows serve which role (decided by the set, never by chance):
+- a `split` column, or a hub set's own test or validation split, is kept;
+- the evaluation sets and files without a `split` column: every row serves either role;
+- other hub sets: the tenth of the prompts whose prompt_id is divisible by ten is for testing.
+"""
+
+import difflib
+import importlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+from nbutils.data import hub, novelty, readers
+from nbutils.experiment import paths, records
+from nbutils.models.texts import encodable
+
+HUB_SETS = {
+    "ultrafeedback": "openbmb/UltraFeedback",
+    "helpsteer": "nvidia/HelpSteer",
+    "orca": "Open-Orca/OpenOrca",
+    "dolly_15k": "databricks/databricks-dolly-15k",
+}
+
+TEXT_COLUMNS = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "text",
+    "problem",
+    "request",
+    "input",
+    "inputs",
+    "content",
+)
+CONVERSATION_COLUMNS = ("conversation", "conversations", "messages", "dialogue", "dialog", "chosen")
+_USERS = ("user", "human", "prompter")
+_OTHER_FILES = (".txt", ".tsv", ".xlsx", ".yaml", ".yml", ".gz", ".zip", ".arrow")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+# Loading
+
+
+def check(ref: str) -> None:
+    """Stop on a prompt set that cannot exist, without loading anything: ValueError or FileNotFoundError in one line."""
+    _resolve(ref)
+
+
+def load(ref: str, split: str, num_prompts: int = 0, seed: int = 0, shuffle: bool = True) -> list[records.Prompt]:
+    """Prompts of a set for one role; see load_counted."""
+    return load_counted(ref, split, num_prompts, seed, shuffle)[0]
+
+
+def load_counted(
+    ref: str, split: str, num_prompts: int = 0, seed: int = 0, shuffle: bool = True
+) -> tuple[list[records.Prompt], dict[str, int]]:
+    """(prompts, counts) of a set for one role, `train` or `test`.
+
+    num_prompts: how many at most, 0 for all. They are drawn at random by seed, the same ones whatever the order of
+    the rows, and more of them for a larger number (a stream is mixed in a buffer instead); shuffle=False takes the
+    first. The rows come in the set's order. Prompts are stripped of blanks at both ends;
+    half a character (a lone surrogate) becomes U+FFFD: no model and no page can show it.
+    counts: rows read, empty (without a prompt), duplicates (merged), other_split, kept.
+    Raises ValueError, FileNotFoundError, PermissionError or ConnectionError, each in one line.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be train or test, got {split!r}")
+    kind, source = _resolve(ref)
+    streamed = kind == "hub" and num_prompts > 0
+    rows = {
+        "sandbox": lambda: iter(_sandbox().prompts(ref, split)),
+        "evaluation": lambda: hub.read_evaluation_set(ref),
+        "file": lambda: readers.read_rows(source),
+        "hub": lambda: hub.read_hub(source, split, seed if streamed and shuffle else None),
+    }[kind]()
+    name = source.stem if kind == "file" else ref.split("/")[-1]  # can name a file
+    counts = Counter(read=0, empty=0, duplicates=0, other_split=0, kept=0)
+    prompts = _prompts(rows, ref, name, split, counts)
+    found = list(islice(prompts, num_prompts)) if streamed else list(prompts)
+    if 0 < num_prompts < len(found):
+        found = _draw(found, num_prompts, seed) if shuffle else found[:num_prompts]
+    if not found:
+        seen = ", ".join(f"{counts[key]} {key}" for key in ("read", "empty", "other_split"))
+        raise ValueError(f"{ref} has no usable prompt for {split} ({seen}): check its columns, or name another set")
+    return found, dict(counts) | {"kept": len(found)}
+
+
+def num_test_prompts(ref: str) -> int | None:
+    """How many test prompts a set has; None where only its hub can tell. Reaches no network."""
+    kind, source = _resolve(ref)
+    if kind == "evaluation" and not hub.local_copy(source):
+        return hub.EVALUATION_SIZES[ref]
+    return None if kind == "hub" else len(load(ref, "test"))
+
+
+def seeds(ref: str, num_prompts: int = 10_000) -> list[str]:
+    """Seed prompts of a set: the sandbox's own, or the training prompts of any set, num_prompts at most (0: all)."""
+    if ref == "sandbox":
+        return _sandbox().seeds()
+    return [row.prompt for row in load(ref, "train", num_prompts)]
+
+
+def files(*refs: str) -> list[Path]:
+    """The files on this machine that these prompt sets are read from: a step's inputs."""
+    found = (_resolve(ref) for ref in refs)
+    each = (
+        source if kind == "file" else hub.local_copy(source) for kind, source in found if kind in ("file", "evaluation")
+    )
+    return [path for path in dict.fromkeys(each) if path]
+
+
+def read_lines(path: str) -> list[str]:
+    """Lines of a word list (relative to the project), without blanks, empty lines and lines that start with #."""
+    file = _find(Path(path).expanduser())
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} not found at {file}: wanted a text file with one entry per line")
+    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n"))
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def overlap(train: list[records.Prompt], test: list[records.Prompt], threshold: float) -> set[str]:
+    """prompt_ids of the training prompts that are also test prompts: the same text, or ROUGE-L above threshold."""
+    test_ids = {row.prompt_id for row in test}
+    near = novelty.find_near([row.prompt for row in train], [row.prompt for row in test], threshold)
+    return {row.prompt_id for row, is_near in zip(train, near, strict=True) if is_near or row.prompt_id in test_ids}
+
+
+def _resolve(ref: str) -> tuple[str, str | Path]:
+    """(kind, source): ("sandbox", ref), ("evaluation", file name), ("hub", id) or ("file", path)."""
+    if ref in _sandbox().NAMES:
+        return "sandbox", ref
+    if ref in hub.EVALUATION_SETS:
+        return "evaluation", hub.EVALUATION_SETS[ref]
+    if ref in HUB_SETS:
+        return "hub", HUB_SETS[ref]
+    path = _find(Path(ref).expanduser())
+    if path.is_file() and path.suffix.lower() in readers.EXTENSIONS:
+        return "file", path
+    wanted = f"a {', '.join(readers.EXTENSIONS[:-1])} or {readers.EXTENSIONS[-1]} file"
+    if path.exists() or path.suffix.lower() in _OTHER_FILES:
+        raise ValueError(
+            f"prompt set {ref} is {'a folder' if path.is_dir() else 'another kind of file'}: name {wanted}"
+        )
+    if path.suffix.lower() in readers.EXTENSIONS:
+        raise FileNotFoundError(f"prompt set {ref} not found at {path}: correct the path")
+    if _HUB_ID.fullmatch(ref) and not ref.startswith("."):
+        return "hub", ref
+    names = [*_sandbox().NAMES, *hub.EVALUATION_SETS, *HUB_SETS]
+    close = difflib.get_close_matches(ref.lower(), names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
+    raise ValueError(f"unknown prompt set {ref!r}: {hint} (or give a hub id owner/name, or {wanted})")
+
+
+def _find(path: Path) -> Path:
+    """A relative path in the project, else as seen from the working folder."""
+    inside = paths.project_root() / path
+    return path.absolute() if path.exists() and not inside.exists() else inside
+
+
+def _sandbox():
+    return importlib.import_module("nbutils.sandbox.prompt_sets")
+
+
+def _draw(found: list[records.Prompt], num_prompts: int, seed: int) -> list[records.Prompt]:
+    ranked = sorted(found, key=lambda row: sha256(f"{seed} {row.prompt_id}".encode()).digest())
+    chosen = {row.prompt_id for row in ranked[:num_prompts]}
+    return [row for row in found if row.prompt_id in chosen]
+
+
+# Rows to prompts
+
+
+def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Counter) -> Iterator[records.Prompt]:
+    """Prompt rows of one split, without empty ones and duplicates; counts is filled as they are read."""
+    seen, columns = set(), set()
+    for index, row in enumerate(rows):
+        counts["read"] += 1
+        columns.update(row)
+        text = encodable(find_prompt(row) or "").strip()
+        if not text:
+            counts["empty"] += 1
+            continue
+        prompt_id = records.prompt_id(text)
+        role = role_of(row, ref, prompt_id) or split
+        if role != split:
+            counts["other_split"] += 1
+        elif prompt_id in seen:
+            counts["duplicates"] += 1
+        else:
+            seen.add(prompt_id)
+            yield records.Prompt(prompt_id, text, name, role, _origin(row, ref, index))
+    known = {str(column).lower() for column in columns} & {*TEXT_COLUMNS, *CONVERSATION_COLUMNS}
+    if columns and not known:
+        wanted = ", ".join((*TEXT_COLUMNS, *CONVERSATION_COLUMNS))
+        got = ", ".join(sorted(map(str, columns)))[:200]
+        raise ValueError(f"{ref}: no column holds a prompt; wanted one of {wanted}; got {got}: rename the column")
+
+
+def role_of(row: dict, ref: str, prompt_id: str) -> str | None:
+    """train or test where the row or the set decides it, None where every row serves either role."""
+    value = row.get("split")
+    if value == hub.BY_HASH:
+        return "test" if int(prompt_id, 16) % 10 == 0 else "train"
+    if value is None or value == "":
+        return None
+    role = hub.SPLITS.get(str(value).lower())
+    if role is None:
+        raise ValueError(f"{ref}: column split holds {str(value)[:40]!r}, wanted train or test: rename the column")
+    return role
+
+
+def _origin(row: dict, ref: str, index: int) -> dict:
+    kept = {key: row[key] for key in ("id", "idx", "question_id", "category") if isinstance(row.get(key), str | int)}
+    return {"set": ref, "row": index} | kept
+
+
+def find_prompt(row: dict) -> str | None:
+    """The prompt of a row whatever its column is called; None where there is none.
+
+    In this order: prompt; instruction, with context or input on the next line where that is not empty; question and
+    the other TEXT_COLUMNS; the first user turn of one of CONVERSATION_COLUMNS.
+    """
+    row = {str(key).strip().lower(): value for key, value in row.items()}
+    for column in TEXT_COLUMNS:
+        text = _first_user_turn(row.get(column), plain_text=True)
+        if text and text.strip():
+            more = (row.get("context") or row.get("input")) if column == "instruction" else None
+            return f"{text}\n{more}" if isinstance(more, str) and more.strip() else text
+    turns = (_first_user_turn(row.get(column), plain_text=False) for column in CONVERSATION_COLUMNS)
+    return next((text for text in turns if text and text.strip()), None)
+
+
+def _first_user_turn(value, plain_text: bool) -> str | None:
+    """First user turn of messages, of a list of texts, or of "Human: ... Assistant: ..."; plain_text: a str is it."""
+    if isinstance(value, str):
+        if plain_text:
+            return value
+        if value.lstrip().startswith("["):  # a list that went through a CSV file
+            try:
+                return _first_user_turn(json.loads(value), plain_text=True)
+            except (json.JSONDecodeError, RecursionError):
+                return None
+        human = re.match(r"\s*Human:(.*?)(?:\n\s*Assistant:|\Z)", value, re.S)
+        return human[1] if human else None
+    if not isinstance(value, list | tuple):
+        return str(value) if plain_text and isinstance(value, int | float) and value == value else None
+    if value and isinstance(value[0], str):
+        return value[0]
+    turns = [turn for turn in value if isinstance(turn, dict)]
+    users = (turn for turn in turns if str(turn.get("role") or turn.get("from")).lower() in _USERS)
+    return next((_content(turn) for turn in users), None)
+
+
+def _content(turn: dict) -> str | None:
+    content = turn.get("content") or turn.get("value") or turn.get("text")
+    if isinstance(content, list):  # parts of a multimodal message
+        content = "\n".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
+    return content if isinstance(content, str) else None

@@ -1,0 +1,168 @@
+"""What an arm makes of prompts: its rewrites in sequence, and the responder's answers to the last of them."""
+
+import itertools
+from dataclasses import replace
+
+from nbutils.analyse import theory
+from nbutils.collect import critique
+from nbutils.evaluate import arms
+from nbutils.evaluate.arms import Arm
+from nbutils.experiment import paths
+from nbutils.experiment.records import Answer, Prompt, prompt_id
+from nbutils.experiment.steps import read_manifest
+from nbutils.models import scoring, templates
+from nbutils.models.devices import Runtime
+from nbutils.models.generate import Conditions
+from nbutils.models.texts import Generation, Sampling
+
+_LOOP_SAMPLES = 10_000  # sample indices that the loop of one sample may take
+
+
+def answer(arm: Arm, prompts: list[Prompt], num_samples: int, given: Conditions) -> list[Answer]:
+    """num_samples Answers per prompt, without rewards, in the order of prompts."""
+    rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+    texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
+    trail = rewrites_of(arm, texts, samples, given)
+    finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
+    made = given.ask(arm.responder, finals, given.responding, samples, f"{arm.name}: responses")
+    columns = zip(rows, finals, trail, made, strict=True)
+    return [_answer(arm, *row, final, steps, generation) for row, final, steps, generation in columns]
+
+
+def rewrites_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+    """The rewrites of each prompt by any arm, one per prompter in sequence; empty lists for an arm that has none.
+
+    samples: sample index of each prompt.
+    """
+    if arm.tilt:
+        trail = _tilted(arm, prompts, samples, given)
+    elif arm.loop:
+        trail = _criticised(arm, prompts, samples, given)
+    elif arm.fixed:
+        template = templates.load(arm.fixed, given.templates)
+        trail = [[templates.messages(template, prompt=text)[-1]["content"]] for text in prompts]
+    else:
+        trail = _in_sequence(arm, prompts, samples, given)
+    return others(prompts, samples, trail, given.rewriting.seed) if arm.shuffled else trail
+
+
+def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+    """Each prompter rewrites what the one before it wrote."""
+    current, trail = list(prompts), [[] for _ in prompts]
+    for prompter in arm.prompters:
+        template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else given.templates)
+        sampling = replace(given.rewriting, stop=(prompter.stop,) if prompter.stop else ())
+        requests = arms.rewrite_requests(template, current)
+        made = given.ask(prompter.model, requests, sampling, samples, f"{arm.name}: rewrites")
+        for row, (previous, answer) in enumerate(zip(list(current), made, strict=True)):
+            text = arms.clean_rewrite(answer.text)
+            trail[row].append(text)
+            current[row] = arms.sent(text, previous)
+    return trail
+
+
+def _tilted(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+    """One rewrite of each prompt, drawn from ρ*(x'|x) of Eq. 10 over samples of the untrained prompter.
+
+    The responses that weigh a rewrite are others than the one that the arm answers with. A rewrite without a reward is
+    never drawn; where none has one, the first is.
+    """
+    tilt, base = arm.tilt, Arm(arm.name, arm.prompters, arm.responder)
+    rows = [(prompt, sample * tilt.num_rewrites + i) for prompt, sample in zip(prompts, samples, strict=True)
+            for i in range(tilt.num_rewrites)]  # fmt: skip
+    asked, numbers = [prompt for prompt, _ in rows], [number for _, number in rows]
+    texts = [trail[0] for trail in _in_sequence(base, asked, numbers, given)]
+    pairs = [
+        (p, arms.sent(text, p), -1 - j) for p, text in zip(asked, texts, strict=True) for j in range(tilt.num_responses)
+    ]
+    sent, draws = [text for _, text, _ in pairs], [draw for *_, draw in pairs]
+    made = given.ask(arm.responder, sent, given.responding, draws, f"{arm.name}: responses to rewrites")
+    heard = [None if each.reason else each.text for each in made]
+    scores = scoring.score(tilt.reward_model, [p for p, *_ in pairs], heard, given.runtime, given.journal)
+    expected = scoring.means(scores, tilt.num_responses)
+    groups = [slice(i * tilt.num_rewrites, (i + 1) * tilt.num_rewrites) for i in range(len(prompts))]
+    keys = [[given.rewriting.seed, prompt, sample] for prompt, sample in zip(prompts, samples, strict=True)]
+    chosen = [_drawn(expected[each], tilt.kl_weight, key) for each, key in zip(groups, keys, strict=True)]
+    return [[texts[each][i]] for each, i in zip(groups, chosen, strict=True)]
+
+
+def _criticised(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+    """Of each prompt the rewrite (or the prompt itself) whose response scored best in the self-critique loop.
+
+    The response that the arm answers with is another than the one that was criticised: what is measured is the
+    rewrite, not the choice among responses.
+    """
+    rows = [Prompt(prompt_id(text), text, "") for text in prompts]
+    found: dict[tuple[str, int], str] = {}
+    for sample in dict.fromkeys(samples):
+        asked = list({row.prompt_id: row for row, other in zip(rows, samples, strict=True) if other == sample}.values())
+        first = -_LOOP_SAMPLES * (sample + 1)
+        model, label = arm.prompters[0].model, f"{arm.name}: rewrites, "
+        made = critique.self_evaluate(model, arm.responder, asked, arm.loop, given, label, first)
+        for key, group in itertools.groupby(made, key=lambda each: each.prompt_id):
+            found[key, sample] = critique.best(list(group)).rewrite
+    return [[found[row.prompt_id, sample]] for row, sample in zip(rows, samples, strict=True)]
+
+
+def _drawn(expected: list[float | None], kl_weight: float, key: list) -> int:
+    """Index drawn with weight exp(R / λ), the same for the same key."""
+    known = [i for i, value in enumerate(expected) if value is not None]
+    if not known:
+        return 0
+    steps = theory.tilt([expected[i] for i in known], kl_weight).cumsum()
+    place = int(paths.sha256_json(key)[:13], 16) / 16**13  # uniform in [0, 1)
+    return known[min(int((steps <= place * steps[-1]).sum()), len(known) - 1)]
+
+
+def others(prompts: list[str], samples: list[int], trail: list[list[str]], seed: int) -> list[list[str]]:
+    """For each prompt the rewrites made of another prompt, with the same sample number: the next one in an order drawn
+    by seed. A prompt that is alone keeps its own."""
+    found = {key: steps for key, steps in zip(zip(prompts, samples, strict=True), trail, strict=True)}
+    ring = sorted(set(prompts), key=lambda prompt: paths.sha256_json([seed, prompt]))
+    following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
+    return [found.get((following[p], s), steps) for p, s, steps in zip(prompts, samples, trail, strict=True)]
+
+
+def last_sent(prompt: str, trail: list[str]) -> str:
+    """The last rewrite that is not empty, or the prompt."""
+    return next((text for text in reversed(trail) if text), prompt)
+
+
+def _answer(arm: Arm, prompt: Prompt, sample: int, final: str, trail: list[str], made: Generation) -> Answer:
+    return Answer(
+        prompt_id=prompt.prompt_id,
+        prompt_set=prompt.prompt_set,
+        prompt=prompt.prompt,
+        arm=arm.name,
+        sample=sample,
+        rewrite=final,
+        rewrites=trail,
+        response=made.text,
+        reward=None,
+        gold_reward=None,
+        num_tokens=made.num_tokens,
+        reason=made.reason,
+    )
+
+
+def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tuple[list[str], str]:
+    """(rewrites, response) of one prompt by a finished arm of an experiment, with its evaluation's settings."""
+    folder = paths.step_folder(experiment, cell, "x").parent
+    manifests = [read_manifest(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    settings = {key: value for manifest in manifests if manifest for key, value in manifest["parameters"].items()}
+    if not settings:
+        raise FileNotFoundError(
+            f"{paths.relative(folder)} has no finished step: workbook run params/{experiment}.yml first"
+        )
+    settings |= (read_manifest(folder / "evaluate") or {"parameters": {}})["parameters"]
+    names = ("temperature", "top_p", "top_k", "seed")
+    shared = {name: settings[name] for name in names if name in settings}
+    built = arms.build(arm, folder, settings["prompter"], settings["responder"], arms.options_of(settings))
+    runtime = Runtime(1, settings["device"], settings["dtype"], settings["trust_remote_code"])
+    rewriting = Sampling(max_new_tokens=settings.get("max_rewrite_tokens", 128), **shared)
+    responding = Sampling(max_new_tokens=settings.get("max_response_tokens", 512), **shared)
+    given = Conditions(settings["templates"], rewriting, responding, runtime)
+    made = answer(built, [Prompt("", prompt, "command line")], 1, given)[0]
+    if made.reason:
+        raise ValueError(f"{arm}: no response: {made.reason}")
+    return made.rewrites, made.response

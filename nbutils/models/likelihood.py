@@ -1,0 +1,82 @@
+"""log π(y | x) of whole texts under a local model, in nats: for KL divergences and total variations of real models.
+
+The policy is the one that `generate` samples from: temperature, top-k and top-p are part of it, so that a text outside
+the nucleus has log-probability −∞. A text is read as its own tokens, which are the sampled ones unless the model split
+a word in an unusual way.
+"""
+
+from nbutils.models import loading, references
+from nbutils.models.devices import Runtime
+from nbutils.models.generate import cut_batches, render, run_batches
+from nbutils.models.sampling import filter_scores
+from nbutils.models.texts import Sampling, encodable, messages_of
+
+
+def log_probabilities(
+    model: str,
+    prompts: list,
+    texts: list[str],
+    finished: list[bool],
+    sampling: Sampling,
+    runtime: Runtime = Runtime(),
+) -> list[float]:
+    """log π(text | prompt), nats per whole text, one per row, in order.
+
+    prompts: strings or lists of messages; finished: whether the model ended the text itself, so that the end counts
+    too. ValueError for an API or a Python function, which tell no probabilities, and for temperature 0.
+    """
+    if references.kind(model) in ("api", "callable"):
+        raise ValueError(f"{model}: log-probabilities need a model of one's own, not an API or a function")
+    if sampling.temperature <= 0:
+        raise ValueError("temperature 0: a greedy choice has no log-probabilities; wanted a temperature above 0")
+    net, tokenizer = loading.load_causal(model, runtime)
+    asked = [render(model, tokenizer, messages_of(prompt)) for prompt in prompts]
+    rows = list(zip(_ids(tokenizer, asked), _ids(tokenizer, texts), finished, strict=True))
+    unique = {(tuple(prompt), tuple(text), bool(end)): None for prompt, text, end in rows}
+    order = sorted(unique, key=lambda row: (-len(row[0]) - len(row[1]), row))
+    batches = cut_batches(order, [len(row[0]) + len(row[1]) for row in order], runtime)
+    found = {}
+    for batch, values in run_batches(batches, lambda batch: _forward(net, tokenizer, batch, sampling)):
+        found.update(zip(batch, values, strict=True))
+    return [found[tuple(prompt), tuple(text), bool(end)] for prompt, text, end in rows]
+
+
+def knows_probabilities(model: str) -> bool:
+    """Whether log_probabilities takes this model reference."""
+    return references.kind(model) not in ("api", "callable")
+
+
+def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+
+
+def _forward(net, tokenizer, rows: list[tuple], sampling: Sampling) -> list[float]:
+    """Rows are padded on the left: the texts stand at the end, and only their logits are made."""
+    import torch
+
+    inputs = tokenizer.pad(
+        {"input_ids": [[*row[0], *row[1]] for row in rows]}, padding_side="left", return_tensors="pt"
+    )
+    inputs = inputs.to(net.device)
+    longest = max(len(row[1]) for row in rows)
+    with torch.inference_mode():
+        kept = {"logits_to_keep": longest + 1}
+        logits = net(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **kept).logits
+    return [_sum(logits[i], row[1], row[2], _ends(net), sampling) for i, row in enumerate(rows)]
+
+
+def _ends(net) -> list[int]:
+    ends = net.generation_config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends or ())
+
+
+def _sum(logits, text: tuple, finished: bool, ends: list[int], sampling: Sampling) -> float:
+    """Σ_t log π(token_t), and log π(end) where finished; logits: (longest + 1, V), its last rows."""
+    import torch
+
+    scores = filter_scores(logits[-len(text) - 1 :].float() / sampling.temperature, sampling)
+    logps = torch.log_softmax(scores, dim=-1)  # (len(text) + 1, V)
+    total = logps[:-1].gather(1, torch.tensor(text, device=logps.device, dtype=torch.int64)[:, None]).double().sum()
+    if finished:
+        total = total + torch.logsumexp(logps[-1, ends].double(), dim=0)
+    return total.item()

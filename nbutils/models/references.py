@@ -1,0 +1,233 @@
+"""What the one string that names a model means: sandbox/<name>, a hub id, a local folder, api:<model>[@<server>], or
+<module>:<function>; what it is known by in keys and manifests, how large it is, and whether it can be used.
+
+Nothing here loads weights, fetches anything or imports torch.
+"""
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbutils.experiment import paths
+
+SANDBOX = {
+    "prompter": "weights/base",
+    "responder": "weights/base",
+    "llama_prompter": "weights/llama",
+    "llama_responder": "weights/llama",
+    "reward": "weights/reward",
+    "judge": "nbutils.sandbox.judge:answer",
+    "gold": "nbutils.sandbox.gold:score",
+}
+REWARD = "reward:"  # before a model's reference, where a judge is wanted: a reward model that judges
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_SERVER = re.compile(r"(.+)@([A-Za-z]\w*)")  # a version such as @20240620 is part of a model's name
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a model behind an API is asked: its name there, and the environment's variables with address and key."""
+
+    model: str
+    url_name: str
+    key_name: str
+    is_named: bool
+
+    @property
+    def url(self) -> str:
+        return os.environ.get(self.url_name, "").rstrip("/")
+
+    @property
+    def key(self) -> str:
+        """A server of one's own may want none; another server never gets the default one's."""
+        return os.environ.get(self.key_name, "none" if self.is_named else "")
+
+    @property
+    def lacks(self) -> str:
+        """The variable without which nothing can be asked, if it is not set; else empty."""
+        needed = self.url_name if self.is_named else self.key_name
+        return "" if os.environ.get(needed) else needed
+
+
+def server(ref: str) -> Server:
+    """api:<model> is asked at OPENAI_BASE_URL (OpenAI's, if that is not set) with OPENAI_API_KEY; api:<model>@<server>
+    at <SERVER>_OPENAI_BASE_URL with <SERVER>_OPENAI_API_KEY, if that is set."""
+    model = ref.removeprefix("api:")
+    named = _SERVER.fullmatch(model)
+    start = f"{named[2].upper()}_" if named else ""
+    return Server(
+        named[1] if named else model, f"{start}OPENAI_BASE_URL", f"{start}OPENAI_API_KEY", is_named=bool(named)
+    )
+
+
+def resolve(ref: str) -> str:
+    """The local folder (absolute), hub id, api:<model> or <module>:<function> behind ref. ValueError if it is none.
+
+    A judge's `reward:` in front of a reference says what the model is used for, and is no part of its name.
+    """
+    ref = ref.removeprefix(REWARD)
+    if ref.startswith("sandbox/"):
+        return _sandbox(ref.removeprefix("sandbox/"))
+    if ref.startswith("api:") or _CALLABLE.fullmatch(ref):
+        return ref
+    for folder in (Path(ref).expanduser(), place(ref)):
+        if folder.is_dir():
+            return str(folder.resolve())
+    if _HUB.fullmatch(ref):
+        return ref
+    raise ValueError(
+        f"model {ref!r} not found: wanted sandbox/<{'|'.join(SANDBOX)}>, a hub id (owner/name), an existing folder, "
+        "api:<model> or <module>:<function>"
+    )
+
+
+def place(ref: str) -> Path:
+    """Where a folder reference lies: in outputs, wherever that is, or in the project."""
+    inside = ref.removeprefix("outputs/")
+    return (paths.project_root() / ref if inside == ref else paths.outputs_root() / inside).resolve()
+
+
+def _sandbox(name: str) -> str:
+    if name not in SANDBOX:
+        near = difflib.get_close_matches(name, SANDBOX, n=1)
+        hint = f"did you mean sandbox/{near[0]}?" if near else f"there are sandbox/{', sandbox/'.join(SANDBOX)}"
+        raise ValueError(f"model 'sandbox/{name}' not found: {hint}")
+    target = SANDBOX[name]
+    return target if ":" in target else str(Path(__file__).resolve().parents[1] / "sandbox" / target)
+
+
+def kind(ref: str) -> str:
+    """local | hub | api | callable."""
+    target = resolve(ref)
+    if target.startswith("api:"):
+        return "api"
+    if os.path.isabs(target):
+        return "local"
+    return "callable" if _CALLABLE.fullmatch(target) else "hub"
+
+
+def check(ref: str, task: str = "causal") -> None:
+    """Raise one clear line (ValueError, FileNotFoundError) if ref can't be used for task; loads and fetches nothing.
+
+    task: causal (needs a chat template) | reward (needs a sequence-classification head) | weights (needs neither).
+    """
+    target = resolve(ref)
+    if kind(ref) == "callable":
+        load_callable(target)
+    elif kind(ref) == "local":
+        _check_folder(Path(target), task)
+
+
+def _check_folder(folder: Path, task: str) -> None:
+    names = {path.name for path in folder.iterdir()}
+    adapter = "adapter_config.json" in names
+    if not adapter and "config.json" not in names:
+        raise FileNotFoundError(f"{folder} has no config.json or adapter_config.json: it is not a model folder")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise FileNotFoundError(f"{folder} has no safetensors weights: convert them, pickled weights are refused")
+    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
+        raise FileNotFoundError(f"{folder} has no tokenizer: save it there with tokenizer.save_pretrained")
+    if task == "causal" and not _has_chat_template(folder):
+        raise ValueError(f"{folder} has no chat template: add chat_template.jinja to the folder")
+    if task == "reward" and not adapter:
+        heads = json.loads((folder / "config.json").read_text("utf-8")).get("architectures") or []
+        if not any(head.endswith("ForSequenceClassification") for head in heads):
+            raise ValueError(
+                f"{folder} is a {', '.join(heads) or 'headless model'}: a reward model needs a "
+                "ForSequenceClassification head"
+            )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").exists():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.exists() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
+
+
+def local_files(*refs: str) -> list[Path]:
+    """Local model folders and callables' source files among refs: what a manifest can hash."""
+    found = []
+    for ref in refs:
+        target = resolve(ref)
+        if kind(ref) == "local":
+            found.append(Path(target))
+        elif kind(ref) == "callable":
+            spec = importlib.util.find_spec(target.split(":")[0])
+            if spec and spec.origin:
+                found.append(Path(spec.origin))
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(target: str, stamp: tuple) -> str:
+    return paths.sha256_tree(Path(target)) if os.path.isdir(target) else target
+
+
+def identity(ref: str) -> str:
+    """What a request's key says about the model: content hash of a folder, module source hash, else the reference."""
+    target = resolve(ref)
+    if kind(ref) == "local":
+        files = sorted(path for path in Path(target).rglob("*") if path.is_file())
+        return _identity(target, tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    if kind(ref) == "callable":
+        return target + ":" + "".join(paths.sha256_file(path) for path in local_files(ref))
+    if kind(ref) == "api":
+        return f"{server(ref).url} api:{server(ref).model}"
+    return target
+
+
+def load_callable(ref: str):
+    """The Python function behind <module>:<function>. ValueError if there is none."""
+    module, name = resolve(ref).split(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{ref!r}: module {error.name} not found") from None
+    except AttributeError:
+        raise ValueError(f"{ref!r}: module {module} has no function {name}") from None
+
+
+def describe(ref: str) -> dict:
+    """{"kind", "num_parameters": int | None, "present": bool}, from safetensors headers or the name."""
+    target = resolve(ref)
+    if kind(ref) == "local":
+        return {"kind": "local", "num_parameters": _count_parameters(Path(target)), "present": True}
+    if kind(ref) == "hub":
+        cached = _cached_folder(target)
+        number = _count_parameters(cached) if cached else None
+        return {"kind": "hub", "num_parameters": number or _size_in_name(target), "present": cached is not None}
+    return {"kind": kind(ref), "num_parameters": None, "present": kind(ref) == "callable"}
+
+
+def _cached_folder(hub_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _count_parameters(folder: Path) -> int | None:
+    """Elements in all safetensors headers below folder; None if there are none."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                total += functools.reduce(lambda a, b: a * b, entry["shape"], 1)
+    return total or None
+
+
+def _size_in_name(name: str) -> int | None:
+    found = re.search(r"(\d+(?:\.\d+)?)[bB](?![a-zA-Z0-9])", name)
+    if found:
+        return int(float(found[1]) * 1e9)
+    return 3_800_000_000 if "Phi-3.5-mini" in name or "Phi-3-mini" in name else None

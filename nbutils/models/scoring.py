@@ -1,0 +1,97 @@
+"""r(x, y): the reward of a response against the original prompt, by a sequence classifier or any Python function."""
+
+import math
+import statistics
+
+from tqdm import tqdm
+
+from nbutils.experiment import paths
+from nbutils.experiment.journal import Journal
+from nbutils.models import loading, references
+from nbutils.models.devices import Runtime
+from nbutils.models.generate import cut_batches, run_batches
+from nbutils.models.texts import encodable
+
+
+def score(
+    model: str,
+    prompts: list[str],
+    responses: list[str | None],
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    label: str | None = None,
+    only_finite: bool = False,
+) -> list[float | None]:
+    """Rewards in the model's own units, one per (prompt, response), in order; None where there is no finite value.
+
+    A missing response (None) has no reward. only_finite: a NaN or infinite score raises FloatingPointError instead.
+    Sequence classifiers see [user: prompt, assistant: response] through their own chat template. Scores do not depend
+    on the batch: rows are padded on the right and masked, and batches are cut from the whole list, known or not, so
+    that a resumed run computes the same numbers to the bit.
+    """
+    pairs = [(prompt, response) for prompt, response in zip(prompts, responses, strict=True) if response is not None]
+    identity = references.identity(model)
+    keys = {pair: paths.sha256_json(["reward", identity, *pair]) for pair in pairs}
+    found = {pair: journal.get(key)["reward"] for pair, key in keys.items() if journal is not None and key in journal}
+    backend = _score_callable if references.kind(model) == "callable" else _score_classifier
+    with tqdm(total=len(keys), initial=len(found), desc=label, disable=label is None, mininterval=1.0) as bar:
+        for raw in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():
+            wrong = [value for _, value in raw if value is not None and not math.isfinite(value)]
+            if wrong and only_finite:
+                raise FloatingPointError(f"{model} gave a reward of {wrong[0]}")
+            batch = [(pair, finite(value)) for pair, value in raw]
+            if journal is not None:
+                journal.append_many((keys[pair], {"reward": reward}) for pair, reward in batch)
+            found.update(batch)
+            bar.update(len(batch))
+    return [
+        None if response is None else found[prompt, response]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def means(scores: list[float | None], number: int) -> list[float | None]:
+    """The mean of each run of `number` scores over those that are known; None where none is."""
+    groups = [scores[start : start + number] for start in range(0, len(scores), number)]
+    known = [[score for score in group if score is not None] for group in groups]
+    return [statistics.fmean(group) if group else None for group in known]
+
+
+def finite(value) -> float | None:
+    """value as a float, or None if it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _score_callable(function: str, pairs: list, found: dict, runtime: Runtime):
+    rewards = references.load_callable(function)
+    pending = [pair for pair in pairs if pair not in found]
+    for start in range(0, len(pending), runtime.batch_size):
+        batch = pending[start : start + runtime.batch_size]
+        values = rewards([prompt for prompt, _ in batch], [response for _, response in batch])
+        yield list(zip(batch, values, strict=True))
+
+
+def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
+    import torch
+
+    net, tokenizer = loading.load_reward(model, runtime)
+    texts = {pair: render_pair(tokenizer, *pair) for pair in pairs}
+    ids = dict(zip(pairs, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
+    order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
+    batches = cut_batches(order, [len(ids[pair]) for pair in order], runtime)
+
+    def forward(batch):
+        inputs = tokenizer.pad({"input_ids": [ids[pair] for pair in batch]}, return_tensors="pt").to(net.device)
+        with torch.inference_mode():
+            return net(**inputs).logits[:, 0].float().tolist()  # (B,)
+
+    for batch, values in run_batches([batch for batch in batches if not found.keys() >= set(batch)], forward):
+        yield [(pair, value) for pair, value in zip(batch, values, strict=True) if pair not in found]
+
+
+def render_pair(tokenizer, prompt: str, response: str) -> str:
+    """Prompt and response as the model's own chat template writes them. ValueError if it has none."""
+    if not tokenizer.chat_template:
+        raise ValueError(f"{tokenizer.name_or_path} has no chat template: add chat_template.jinja to its folder")
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return encodable(tokenizer.apply_chat_template(turns, tokenize=False))

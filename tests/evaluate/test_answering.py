@@ -1,0 +1,152 @@
+"""Arms: prompters in sequence before a responder; what was sent is what is recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from nbutils.collect import critique
+from nbutils.evaluate import answering, arms
+from nbutils.evaluate.arms import Arm, Prompter
+from nbutils.experiment.records import Prompt
+from nbutils.models.generate import Conditions
+
+ROWS = [Prompt("1", "tell me about the fox.", "set"), Prompt("2", "tell me about the wolf.", "set")]
+
+
+def run(arm, samples=1):
+    return answering.answer(arm, ROWS, samples, Conditions("sandbox"))
+
+
+def test_arm_without_prompter_sends_the_prompt():
+    made = run(Arm("nan", (), "fakes:echo"))
+    assert [(row.rewrite, row.rewrites, row.response) for row in made] == [(row.prompt, [], row.prompt) for row in ROWS]
+
+
+def test_chain_feeds_each_prompter_the_rewrite_before_it():
+    """The echo prompter returns its filled meta-prompt, `rephrase: x`; twice in sequence it nests."""
+    made = run(Arm("twice", (Prompter("fakes:echo"),) * 2, "fakes:echo"))[0]
+    assert made.rewrites == ["rephrase: tell me about the fox.", "rephrase: rephrase: tell me about the fox."]
+    assert made.rewrite == made.response == made.rewrites[-1]
+
+
+def test_empty_rewrite_falls_back_to_the_prompt_and_stays_visible(monkeypatch):
+    import fakes
+
+    monkeypatch.setattr(fakes, "mute", lambda messages: "  \n### Response\nan answer")
+    made = run(Arm("empty", (Prompter("fakes:mute"),), "fakes:echo"))[0]
+    assert made.rewrites == [""] and made.rewrite == made.response == "tell me about the fox."
+
+
+def test_one_row_per_prompt_and_sample_in_order():
+    made = run(Arm("nan", (), "sandbox/responder"), samples=3)
+    assert [(row.prompt_id, row.sample) for row in made] == [(i, s) for i in "12" for s in range(3)]
+    assert len({row.response for row in made}) > 2
+
+
+def test_same_prompt_gets_the_same_response_in_every_arm():
+    """An echoing prompter changes nothing: common random numbers make its arm equal to nan, sample by sample."""
+    nan, same = run(Arm("nan", (), "sandbox/responder"), 4), run(Arm("same", (), "sandbox/responder"), 4)
+    assert [row.response for row in nan] == [row.response for row in same]
+
+
+def test_one_prompt_from_the_command_line_uses_the_experiments_settings(outputs):
+    cell = outputs / "e" / "main"
+    with pytest.raises(FileNotFoundError, match="has no finished step"):
+        answering.rewrite_and_respond("e", "main", "nan", "tell me about the fox.")
+    settings = {"prompter": "fakes:echo", "responder": "fakes:echo", "device": "auto", "dtype": "auto", "seed": 0}
+    settings |= {"trust_remote_code": "", "templates": "sandbox", "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    (cell / "evaluate").mkdir(parents=True)
+    (cell / "evaluate" / "manifest.json").write_text(json.dumps({"parameters": settings}))
+    assert answering.rewrite_and_respond("e", "main", "untrained", "x") == (["rephrase: x"], "rephrase: x")
+    assert answering.rewrite_and_respond("e", "main", "nan", "x") == ([], "x")
+
+
+def tilted(kl_weight, rewrites=8, responses=2, reward="fakes:length"):
+    tilt = arms.Tilt(reward, kl_weight, rewrites, responses)
+    return arms.build("tilted", Path(), "sandbox/prompter", "fakes:echo", arms.Options(tilt))
+
+
+def test_tilted_takes_the_best_rewrite_for_a_small_weight_and_any_for_a_large_one():
+    """The responder repeats the rewrite and the reward is its length: λ → 0 sends the longest of the eight."""
+    drawn = answering.rewrites_of(
+        Arm("untrained", (Prompter("sandbox/prompter"),), "fakes:echo"),
+        [row.prompt for row in ROWS for _ in range(8)], list(range(8)) * 2, Conditions("sandbox"),
+    )  # fmt: skip
+    texts = [[trail[0] for trail in drawn[:8]], [trail[0] for trail in drawn[8:]]]
+    assert [len(row.rewrite) for row in run(tilted(1e-6))] == [max(map(len, each)) for each in texts]
+    spread = {row.rewrite for row in run(tilted(1e6), samples=12)}
+    assert len(spread) > 6 and run(tilted(1e6)) == run(tilted(1e6))
+
+
+def test_a_draw_follows_the_tilted_weights():
+    """R = 0 and λ ln 3: a quarter and three quarters of 4,000 draws; what has no reward is never drawn."""
+    drawn = [answering._drawn([0.0, None, 0.5 * 1.0986123], 0.5, [0, "x", i]) for i in range(4000)]
+    assert drawn.count(1) == 0 and drawn.count(2) / 4000 == pytest.approx(0.75, abs=0.03)
+    assert answering._drawn([None, None], 0.5, [0]) == 0
+
+
+def test_tilted_answers_with_another_response_than_those_that_weighed(monkeypatch):
+    asked, ask = [], Conditions.ask
+    monkeypatch.setattr(Conditions, "ask", lambda given, *more: asked.append(more) or ask(given, *more))
+    run(tilted(0.5, 2, 1))
+    weighed, answered = [samples for model, _, _, samples, _ in asked if model == "fakes:echo"]
+    assert set(weighed) == {-1} and set(answered) == {0}
+
+
+def self_criticising(model="fakes:collector", **loop):
+    return arms.build("poir_s1", Path(), model, model, arms.Options(loop=critique.Loop(**loop)))
+
+
+def test_poir_s1_keeps_a_prompt_whose_first_answer_is_good_and_rewrites_the_others(monkeypatch):
+    """The fake answers with the prompt less a word, scores by its length, and rewrites by adding a word."""
+    made = run(self_criticising())
+    assert [row.rewrites for row in made] == [["tell me about the fox."], ["tell me about the wolf."]]  # 4 words: good
+    made = run(self_criticising(good_score=5))
+    assert [row.rewrite for row in made] == ["tell me about the fox. please", "tell me about the wolf. please"]
+    assert made[0].response == "me about the fox. please" and made[0].rewrites == [made[0].rewrite]
+
+
+def test_poir_s1_answers_with_another_response_than_it_criticised(monkeypatch):
+    """Else the arm would choose among responses, too: the loop's sample indices are not those of the answers."""
+    asked, ask = [], Conditions.ask
+    monkeypatch.setattr(Conditions, "ask", lambda given, *more: asked.append(more[3]) or ask(given, *more))
+    made = run(self_criticising("sandbox/responder", num_rounds=1, max_tokens=64), samples=2)
+    assert len(made) == 4 and all(row.response for row in made)
+    assert [number for numbers in asked for number in numbers if number >= 0] == [0, 1, 0, 1]
+    criticised = {numbers[0] // 10_000 for numbers in asked if numbers[0] < 0}
+    assert criticised == {-1, -2}  # another loop for each sample
+
+
+def test_bpo_is_the_named_model_with_its_own_input_format_or_a_training_step_of_that_name(tmp_path, monkeypatch):
+    import fakes
+
+    seen = []
+    monkeypatch.setattr(fakes, "mute", lambda messages: seen.append(messages) or "better")
+    published = arms.build("bpo", tmp_path, "p", "fakes:echo", arms.Options(bpo="fakes:mute"))
+    assert run(published)[0].rewrite == "better"
+    assert seen[0][0]["role"] == "raw" and seen[0][0]["content"].startswith("[INST] You are an expert prompt engineer.")
+    assert arms.build("bpo", tmp_path, "p", "r").prompters == (Prompter(arms.BPO_MODEL, "bpo"),)
+    arms.write_arm(tmp_path / "bpo", "prompter", "meta_prompt", None)
+    assert arms.build("bpo", tmp_path, "p", "r").prompters == (Prompter(str(tmp_path / "bpo" / "model")),)
+
+
+def test_length_matched_asks_for_more_in_the_same_words():
+    made = run(arms.build("length_matched", Path(), "p", "fakes:echo"))
+    assert [row.rewrite for row in made] == [f"{row.prompt} in detail." for row in ROWS]
+    assert [row.response for row in made] == [row.rewrite for row in made] and made[0].rewrites == [made[0].rewrite]
+
+
+def test_shuffled_sends_another_prompts_rewrite_of_the_same_sample():
+    straight = run(arms.build("untrained", Path(), "sandbox/prompter", "fakes:echo"), samples=2)
+    turned = run(arms.build("shuffled:untrained", Path(), "sandbox/prompter", "fakes:echo"), samples=2)
+    assert [row.rewrite for row in turned] == [straight[i].rewrite for i in (2, 3, 0, 1)]
+    assert [row.prompt for row in turned] == [row.prompt for row in straight] and turned[0].arm == "shuffled:untrained"
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12), st.integers(0, 9))
+def test_no_prompt_keeps_its_own_rewrite_when_shuffled(prompts, seed):
+    made = answering.others(prompts, [0] * len(prompts), [[text] for text in prompts], seed)
+    alone = len(set(prompts)) == 1
+    assert all((steps == [text]) == alone for text, steps in zip(prompts, made, strict=True))

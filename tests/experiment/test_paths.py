@@ -1,0 +1,39 @@
+"""Names that become folders, and writes that never leave half a file."""
+
+import pytest
+
+from nbutils.experiment import paths
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "-x", "ä", "x\n"])
+def test_names_that_cannot_be_folders_are_refused(name):
+    with pytest.raises(ValueError, match="letters, digits"):
+        paths.step_folder(name, "main", "collect")
+
+
+def test_step_folder_lies_below_outputs(outputs):
+    assert paths.step_folder("e", "Qwen2.5-7B+x", "collect") == outputs / "e" / "Qwen2.5-7B+x" / "collect"
+
+
+def test_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    paths.write_atomic(path, "old")
+    monkeypatch.setattr(paths.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError):
+        paths.write_atomic(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_tree_hash_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    before = paths.sha256_tree(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert paths.sha256_tree(tmp_path) != before
+    (tmp_path / "b").rename(tmp_path / "a")
+    assert paths.sha256_tree(tmp_path) == before
+
+
+def test_json_hash_ignores_key_order_and_survives_surrogates():
+    assert paths.sha256_json({"a": 1, "b": "\ud800"}) == paths.sha256_json({"b": "\ud800", "a": 1})
+    with pytest.raises(ValueError):
+        paths.sha256_json(float("nan"))

@@ -1,0 +1,64 @@
+"""The frontier's figure: a panel each, labels where asked for, nothing drawn from nothing."""
+
+import numpy as np
+import pandas as pd
+
+from nbutils.report import plots
+from nbutils.report.plots.parts import arm_color
+
+CURVE = pd.DataFrame(
+    {
+        "kl": [0.0, 1.0, 2.0], "reward": [0.0, 2.0, 2.5], "reward_plug_in": [0.0, 2.1, 2.7],
+        "reward_low": [-0.2, 1.8, 2.2], "reward_high": [0.2, 2.2, 2.8],
+    }
+)  # fmt: skip
+
+
+def points(labels, arm="alignpro", panel=""):
+    number = len(labels)
+    kl, reward = np.linspace(0, 2, number), np.linspace(0, 2, number)
+    ends = {f"{name}_{end}": each + shift for name, each in (("kl", kl), ("reward", reward)) for end, shift in
+            (("low", -0.1), ("high", 0.1))}  # fmt: skip
+    return pd.DataFrame(
+        {"kl": kl, "reward": reward, "num_prompts": 24, "label": labels, "arm": arm, "panel": panel} | ends
+    )
+
+
+def texts(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def test_path_is_drawn_in_its_order_and_only_labelled_points_have_text():
+    lines = pd.DataFrame({"arm": ["nan", "rlhf"], "reward": [-0.5, 2.2]})
+    figure = plots.reward_kl_frontier(CURVE, points(["initial", "", "trained"]), lines)
+    (axis,) = figure.axes
+    assert [each for each in texts(figure) if each] == ["attainable", "initial", "trained", "nan", "rlhf"]
+    way = [line for line in axis.lines if line.get_color() == arm_color("alignpro") and len(line.get_xdata()) == 3]
+    assert way[0].get_xdata().tolist() == [0.0, 1.0, 2.0]
+    assert {line.get_ydata()[0] for line in axis.lines if len(set(line.get_ydata())) == 1} >= {-0.5, 2.2}
+
+
+def test_each_panel_has_its_own_curve_points_and_lines():
+    curves = pd.concat([CURVE.assign(panel="a"), CURVE.assign(panel="b", reward=CURVE.reward * 2)])
+    both = pd.concat([points(["trained"], panel="a"), points(["trained"], "rlhf", "b")])
+    figure = plots.reward_kl_frontier(curves, both, pd.DataFrame({"arm": ["nan"], "reward": [0.1], "panel": ["b"]}))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b"]
+    assert "nan" in [text.get_text() for text in figure.axes[1].texts]
+    assert "nan" not in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_without_a_curve_or_lines_there_are_points_and_without_points_the_figure_says_so():
+    assert "trained" in texts(plots.reward_kl_frontier(CURVE.iloc[:0], points(["trained"])))
+    empty = plots.reward_kl_frontier(pd.DataFrame(), pd.DataFrame())
+    assert any("no samples" in text.get_text() for text in empty.texts)
+
+
+def test_seeds_are_dots_without_a_line_and_many_without_names():
+    few = points(["seed-0", "seed-1"]).assign(joined=False)
+    figure = plots.reward_kl_frontier(CURVE, few)
+    assert {"seed-0", "seed-1"} <= set(texts(figure))
+    assert not [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_linestyle() == ":"]
+    many = plots.reward_kl_frontier(CURVE, points([f"seed-{i}" for i in range(9)]).assign(joined=False))
+    assert not [text for text in texts(many) if text.startswith("seed")]
+    dots = [line for line in many.axes[0].lines if line.get_marker() == "o" and line.get_markersize() == 7]
+    assert len(dots) == 9

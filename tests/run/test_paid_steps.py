@@ -1,0 +1,85 @@
+"""Notebooks on a paid API: what they may cost is said before the first call, a limit stops them, and a higher one goes
+on without paying for anything twice."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import fakes
+import nbformat
+import pytest
+from server import Server, billed
+from test_resume import ROOT, write
+
+from nbutils.experiment import records
+from nbutils.experiment.journal import Journal
+
+MODELS = {"prompter": "api:gpt-4o", "responder": "api:gpt-4o", "judge": "api:gpt-4o"}
+STEPS = [
+    {"notebook": "01_collect", "with": {"num_prompts": 6, "num_shots": 2, "num_rounds": 1}},
+    {
+        "notebook": "04_evaluate",
+        "with": {
+            "arms": ["nan", "untrained", "poir_s1"], "num_prompts": 4, "num_rounds": 1, "num_controls": 2,
+            "reward_model": "fakes:length", "gold_reward": "",
+        },
+    },
+]  # fmt: skip
+
+
+@pytest.fixture
+def server(tmp_path):
+    with Server(fakes.everyone, tmp_path / "ledger.txt") as served:
+        yield served
+
+
+def run(tmp_path, server, **shared):
+    """(exit code, stderr) of the experiment under these limits."""
+    shared = MODELS | {"batch_size": 4, "seeds": str(tmp_path / "seeds.jsonl")} | shared
+    path = write(tmp_path, {"experiment": "paid", "shared": shared, "steps": STEPS})
+    seeds = ("tell me of the wolf", "what is an owl like", "name two of them now")
+    records.write_rows(tmp_path / "seeds.jsonl", [{"prompt": seed} for seed in seeds])
+    environment = os.environ | {"WORKBOOK_OUTPUTS": str(tmp_path / "outputs"), "WORKBOOK_ROOT": str(ROOT)}
+    environment |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-canary0123456789abcdef"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-m", "nbutils.run.cli", "run", str(path)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stderr
+
+
+def manifest_counts(tmp_path, step):
+    return json.loads((tmp_path / "outputs/paid/main" / step / "manifest.json").read_text("utf-8"))["counts"]
+
+
+def printed(tmp_path, step):
+    """What a step's notebook printed."""
+    notebook = nbformat.read(tmp_path / "outputs" / "paid" / "main" / step / "notebook.ipynb", as_version=4)
+    return "\n".join(each.text for cell in notebook.cells for each in cell.get("outputs", []) if "text" in each)
+
+
+def test_limits_stop_a_step_and_a_higher_one_goes_on(server, tmp_path):
+    code, said = run(tmp_path, server, max_calls=5)
+    assert code == 1, said
+    assert "spend limit of 5 calls reached after 5 calls and at most $0.0" in said
+    assert "raise max_calls and run again to go on" in said and len(said.strip().splitlines()) == 1
+    assert sum(billed(server.ledger_path).values()) == 5
+
+    code, said = run(tmp_path, server, max_usd=50.0)
+    assert code == 0, said
+    assert set(billed(server.ledger_path).values()) == {1}
+
+    assert manifest_counts(tmp_path, "collect")["paid calls"] >= 20
+    assert manifest_counts(tmp_path, "evaluate")["US dollars at most"] > 0
+    made = {}
+    for step in ("collect", "evaluate"):
+        text = printed(tmp_path, step)
+        bounds = re.findall(
+            r"^(prompter|responder|judge) api:gpt-4o: at most .* = ([\d,]+) calls, .* at most \$", text, re.M
+        )
+        assert {name for name, _ in bounds} >= {"prompter", "responder"} and "limit: $50.00" in text
+        with Journal(tmp_path / "outputs" / "paid" / "main" / step / "journal.jsonl") as journal:
+            made[step] = sum("#attempt" in key for key, _ in journal.items())
+        assert 0 < made[step] <= sum(int(number.replace(",", "")) for _, number in bounds)
+    assert sum(made.values()) >= sum(billed(server.ledger_path).values())

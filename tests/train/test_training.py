@@ -1,0 +1,57 @@
+"""Checkpoints that can be trusted, numbers that are finite, exports that anyone can load."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nbutils.experiment import records
+from nbutils.train import training
+
+
+def checkpoint(folder, step, complete=True):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    if complete:
+        (path / "complete").write_text("complete\n")
+    return path
+
+
+def test_torn_checkpoint_is_removed_and_the_one_before_it_taken(tmp_path):
+    good = checkpoint(tmp_path, 20)
+    checkpoint(tmp_path, 5)
+    torn = checkpoint(tmp_path, 100, complete=False)
+    assert training.last_checkpoint(tmp_path) == good and not torn.exists()
+    assert training.last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_latest_is_by_number_not_by_name(tmp_path):
+    checkpoint(tmp_path, 9)
+    assert training.last_checkpoint(tmp_path) != checkpoint(tmp_path, 10)
+    assert training.last_checkpoint(tmp_path).name == "checkpoint-10"
+
+
+def test_checkpoints_of_other_settings_lie_elsewhere(tmp_path):
+    one = training.checkpoint_folder(tmp_path, {"kl_weight": 0.1}, "model")
+    assert one != training.checkpoint_folder(tmp_path, {"kl_weight": 0.2}, "model")
+    assert one == training.checkpoint_folder(tmp_path, {"kl_weight": 0.1}, "model")
+
+
+@pytest.mark.parametrize("name", ["reward", "kl", "loss"])
+def test_number_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_path, name):
+    good = checkpoint(tmp_path, 20)
+    watch = training._Watch("test")
+    args, state = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(global_step=23, max_steps=60)
+    watch.on_train_begin(args, state, None)
+    watch.on_log(args, state, None, logs={"reward": 1.0, "kl": 0.1, "loss": 0.0})
+    with pytest.raises(FloatingPointError, match=f"{name} is nan at step 23.*{good.name}"):
+        watch.on_log(args, state, None, logs={"reward": 1.0, "kl": 0.1, "loss": 0.0, name: float("nan")})
+
+
+def test_history_keeps_missing_values_missing(tmp_path):
+    rows = [
+        {"step": 1, "reward": 0.5, "loss": 0.0},
+        {"step": 2, "reward": float("nan")},
+        {"step": 2, "train_runtime": 3},
+    ]
+    training.write_history(tmp_path / "h.jsonl", rows, {"reward": "reward"})
+    assert records.read_rows(tmp_path / "h.jsonl") == [{"step": 1, "reward": 0.5}, {"step": 2, "reward": None}]
