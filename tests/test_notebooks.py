@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("01_collect", "02_train_alignpro", "03_train_poir", "04_evaluate", "05_plot")
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES]
 SHARED_FIRST, SHARED_LAST = "experiment", "trust_remote_code"
-MOST_LINES, MOST_DEF_LINES = 15, 5
+MOST_LINES, MOST_DEF_LINES, MOST_IN_GROUP = 15, 5, 8
 
 
 def read(path):
@@ -71,7 +71,17 @@ def faults_of_parameters(path):
     for name in ours.keys() & theirs.keys():
         faults += [f"{name}: {ours[name]} and {theirs[name][:2]}"] * (ours[name] != theirs[name][:2])
         faults += [f"{name} has no help"] * (not theirs[name][2].strip())
-    return faults
+    return faults + list(faults_of_groups(cells[0].source))
+
+
+def faults_of_groups(source):
+    """Parameters stand in groups: a comment line, then a handful of parameters, then a blank line."""
+    for group in source.split("\n\n"):
+        heading, *rest = group.strip().splitlines()
+        if not heading.startswith("# ") or any(line.startswith("#") for line in rest):
+            yield f"wanted one comment line above the group that begins with {heading}"
+        if len(rest) > MOST_IN_GROUP:
+            yield f"{heading}: {len(rest)} parameters in one group"
 
 
 def faults_of_outputs(path):
@@ -138,7 +148,7 @@ def test_the_five_and_no_other():
 def test_shared_block_is_equal_word_for_word():
     blocks = {path.stem: shared_block(path) for path in NOTEBOOKS}
     first = blocks[NAMES[0]]
-    assert first.startswith(f"{SHARED_FIRST}:")
+    assert next(iter(parameters_by_ast(first))) == SHARED_FIRST
     assert {name for name, block in blocks.items() if block != first} == set()
     assert len(parameters_by_ast(first)) >= 10
 
@@ -153,6 +163,7 @@ def test_no_parameter_means_two_things():
 
 
 PARAMETERS = """\
+# Group
 experiment: str = "sandbox"  # where results go
 trust_remote_code: str = ""  # none
 beta: float = 5.0e-7  # DPO
@@ -176,16 +187,18 @@ def write_notebook(folder, parameters=PARAMETERS, code="print(experiment)", titl
 def test_rules_pass_a_clean_notebook(tmp_path):
     path = write_notebook(tmp_path)
     assert [rule(path) for rule in RULES] == [[], [], [], []]
-    assert shared_block(path) == "\n".join(PARAMETERS.splitlines()[:2])
+    assert shared_block(path) == "\n".join(PARAMETERS.splitlines()[:3])
 
 
 FLAWS = {
     "no tag": (faults_of_parameters, {"tag": "settings"}),
-    "a line papermill does not see": (faults_of_parameters, {"parameters": "beta: str | None = None  # help\n"}),
-    "no annotation": (faults_of_parameters, {"parameters": "beta = 0.4  # help\n"}),
-    "derived value": (faults_of_parameters, {"parameters": "beta: float = 2 * 0.2  # help\n"}),
-    "value cut at a hash": (faults_of_parameters, {"parameters": 'mark: str = "a # b"  # help\n'}),
-    "no help": (faults_of_parameters, {"parameters": "beta: float = 0.4\n"}),
+    "a line papermill does not see": (faults_of_parameters, {"parameters": "# G\nbeta: str | None = None  # help\n"}),
+    "no annotation": (faults_of_parameters, {"parameters": "# G\nbeta = 0.4  # help\n"}),
+    "derived value": (faults_of_parameters, {"parameters": "# G\nbeta: float = 2 * 0.2  # help\n"}),
+    "value cut at a hash": (faults_of_parameters, {"parameters": '# G\nmark: str = "a # b"  # help\n'}),
+    "no help": (faults_of_parameters, {"parameters": "# G\nbeta: float = 0.4\n"}),
+    "no heading": (faults_of_parameters, {"parameters": "beta: float = 0.4  # help\n"}),
+    "a wall": (faults_of_parameters, {"parameters": "# G\n" + "".join(f"p{i}: int = 0  # help\n" for i in range(9))}),
     "outputs": (faults_of_outputs, {"outputs": [nbformat.v4.new_output("stream", text="hello")]}),
     "long cell": (faults_of_code, {"code": "x = 1\n" * (MOST_LINES + 1)}),
     "class": (faults_of_code, {"code": "class Trainer:\n    pass"}),

@@ -25,4 +25,4 @@ def answers(number=6):
 
 def controlled(judge, number=4, again=3, journal=None, rows=None):
     panel = Panel((judge,), TEMPLATE, Sampling(0.0))
-    return controls.judge_controls(rows or answers(), "nan", panel, number, again, 0, journal=journal)
+    return controls.judge_controls(rows or answers(), "nan", panel, controls.Trial(number, again), journal)

@@ -16,6 +16,7 @@ from nbutils.data.novelty import NoveltyFilter
 from nbutils.experiment.records import Prompt, prompt_id
 from nbutils.models import templates
 from nbutils.models.generate import Conditions, generate
+from nbutils.models.texts import Generation
 
 MOST_CALLS = 20  # for each prompt wanted, after which inventing ends
 _SLOW_BATCHES = 5  # in a row, after which it ends too
@@ -66,31 +67,38 @@ def invent(
     """
     if not seeds:
         raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
-    found, rng, slow, call = Invention(), random.Random(given.rewriting.seed), 0, 0
-    template = templates.load("invent", given.templates)
     for seed in seeds:
         novelty.accept(seed)
-    num_prompts = settings.num_prompts
-    bar = tqdm(total=num_prompts, desc="new prompts", disable=not given.progress, mininterval=1.0)
-    most = MOST_CALLS * num_prompts
-    while len(found.rows) < num_prompts and slow < _SLOW_BATCHES and call < most:
-        shots = [_shots(rng, seeds, found.rows, settings) for _ in range(min(given.runtime.batch_size, most - call))]
-        requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
-        numbers = list(range(call, call + len(requests)))
-        texts = generate(model, requests, given.rewriting, given.runtime, given.journal, numbers)
-        before, call = len(found.rows), call + len(requests)
-        for each, text in zip(shots, texts, strict=True):
-            _take(found, text, each, num_prompts, refuse, novelty)
-        accepted = (len(found.rows) - before) / (2 * len(requests))
-        slow = 0 if accepted > settings.min_acceptance else slow + 1
-        bar.update(len(found.rows) - bar.n)
-    bar.close()
-    if len(found.rows) < num_prompts:
-        few = f"at most {settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches"
-        why = few if slow == _SLOW_BATCHES else f"{MOST_CALLS} calls made for each"
-        got = f"{len(found.rows)} of {num_prompts} prompts"
-        found.message = f"the pool stopped growing at {got} ({why}): add seeds or loosen a filter"
+    found, rng, slow, call = Invention(), random.Random(given.rewriting.seed), 0, 0
+    wanted, most = settings.num_prompts, MOST_CALLS * settings.num_prompts
+    with tqdm(total=wanted, desc="new prompts", disable=not given.progress, mininterval=1.0) as bar:
+        while len(found.rows) < wanted and slow < _SLOW_BATCHES and call < most:
+            before, number = len(found.rows), min(given.runtime.batch_size, most - call)
+            shots = [_shots(rng, seeds, found.rows, settings) for _ in range(number)]
+            for text, shown in zip(_ask(model, shots, call, given), shots, strict=True):
+                _take(found, text, shown, wanted, refuse, novelty)
+            call, accepted = call + number, len(found.rows) - before
+            slow = 0 if accepted / (2 * number) > settings.min_acceptance else slow + 1
+            bar.update(accepted)
+    if len(found.rows) < wanted:
+        found.message = _closing(len(found.rows), settings, slow)
     return found
+
+
+def _ask(model: str, shots: list[list[str]], call: int, given: Conditions) -> list[Generation]:
+    """What the model answers to each list of shots; their samples are numbered from `call` on."""
+    template = templates.load("invent", given.templates)
+    requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
+    numbers = list(range(call, call + len(requests)))
+    return generate(model, requests, given.rewriting, given.runtime, given.journal, numbers)
+
+
+def _closing(number: int, settings: Settings, slow: int) -> str:
+    """Why the pool ended before it held as many prompts as were wanted."""
+    few = f"at most {settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches"
+    why = few if slow == _SLOW_BATCHES else f"{MOST_CALLS} calls made for each"
+    got = f"{number} of {settings.num_prompts} prompts"
+    return f"the pool stopped growing at {got} ({why}): add seeds or loosen a filter"
 
 
 def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], settings: Settings) -> list[str]:

@@ -9,6 +9,7 @@ reason, never a tie.
 import itertools
 import operator
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nbutils.experiment import paths
@@ -27,32 +28,32 @@ JURY = "jury"  # what the combined verdict of several judges is called
 @dataclass(frozen=True)
 class Panel:
     """Who judges, and how. judges: model references, several of them a jury; tie_margin: points of two scores, or
-    reward units of a reward model, up to which a difference is a tie."""
+    reward units of a reward model, up to which a difference is a tie; runtime: where they run."""
 
     judges: tuple[str, ...]
     template: Template
     sampling: Sampling
     tie_margin: float = 0.0
+    runtime: Runtime = Runtime()
 
 
 def judge_arms(
     answers: list[Answer],
     baseline: str,
     panel: Panel,
-    runtime: Runtime = Runtime(),
     journal: Journal | None = None,
     label: str | None = None,
-    more: list[tuple[str, str]] = (),
+    more: Sequence[tuple[str, str]] = (),
 ) -> list[Verdict]:
     """Votes on every arm against `baseline`, per prompt and sample, in both orders: two rows for each judge.
 
     arm_a is the arm, arm_b the baseline, whichever was shown first; more: further pairs (arm_a, arm_b), see
     read_pairs. Rows come in the order of `answers`, against the baseline first, a pair's judges one after the other.
     """
-    return judge_pairs(pairs_of(answers, baseline, more), panel, runtime, journal, label)
+    return judge_pairs(pairs_of(answers, baseline, more), panel, journal, label)
 
 
-def pairs_of(answers: list[Answer], baseline: str, more: list[tuple[str, str]] = ()) -> list[tuple[Answer, Answer]]:
+def pairs_of(answers: list[Answer], baseline: str, more: Sequence[tuple[str, str]] = ()) -> list[tuple[Answer, Answer]]:
     """The pairs of answers that `judge_arms` judges, in its order."""
     known = {(row.arm, row.prompt_set, row.prompt_id, row.sample): row for row in answers}
     opponents: dict[str, list[str]] = {row.arm: [baseline] for row in answers if row.arm != baseline}
@@ -69,7 +70,6 @@ def pairs_of(answers: list[Answer], baseline: str, more: list[tuple[str, str]] =
 def judge_pairs(
     pairs: list[tuple[Answer, Answer]],
     panel: Panel,
-    runtime: Runtime = Runtime(),
     journal: Journal | None = None,
     label: str | None = None,
     sample: int = 0,
@@ -80,7 +80,7 @@ def judge_pairs(
     shown = [(first, other if first is arm else arm) for arm, other, first in asked]
     votes = []
     for judge in panel.judges:
-        heard = _hear(judge, shown, panel, runtime, journal, label, sample)
+        heard = _hear(judge, shown, panel, journal, label, sample)
         by_order = dict(zip([id(order) for order in asked], heard, strict=True))
         votes.append([replace(_verdict(*order, by_order.get(id(order))), judge=judge) for order in orders])
     return [vote for order in zip(*votes, strict=True) for vote in order]
@@ -131,12 +131,12 @@ def read_pairs(texts: list[str], arms: list[str], baseline: str) -> list[tuple[s
     return pairs
 
 
-def _hear(judge: str, shown: list[tuple], panel: Panel, runtime, journal, label, sample: int) -> list[tuple]:
+def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: int) -> list[tuple]:
     """(letter or None, reason, raw text) of one judge on each (first, second) answer."""
     if judge.startswith(REWARD):
-        return _by_reward(judge.removeprefix(REWARD), shown, panel.tie_margin, runtime, journal, label)
+        return _by_reward(judge.removeprefix(REWARD), shown, panel, journal, label)
     requests = [request(panel.template, first, second) for first, second in shown]
-    texts = generate(judge, requests, panel.sampling, runtime, journal, [sample] * len(requests), label=label)
+    texts = generate(judge, requests, panel.sampling, panel.runtime, journal, [sample] * len(requests), label=label)
     return [_read(made, panel.tie_margin) for made in texts]
 
 
@@ -145,17 +145,19 @@ def _read(made: Generation, margin: float) -> tuple[str | None, str | None, str]
     return letter, reason, made.text
 
 
-def _by_reward(model: str, shown: list[tuple], margin: float, runtime, journal, label) -> list[tuple]:
-    """A reward model's verdicts: by the sign of the difference of r(x, y), a tie up to margin."""
+def _by_reward(model: str, shown: list[tuple], panel: Panel, journal, label) -> list[tuple]:
+    """A reward model's verdicts: by the sign of the difference of r(x, y), a tie up to the panel's margin."""
     answers = [answer for pair in shown for answer in pair]
-    found = scoring.score(model, [a.prompt for a in answers], [a.response for a in answers], runtime, journal, label)
-    heard = []
+    prompts, responses = [a.prompt for a in answers], [a.response for a in answers]
+    found = scoring.score(model, prompts, responses, panel.runtime, journal, label)
+    heard: list[tuple[str | None, str | None, str]] = []
     for first, second in zip(found[::2], found[1::2], strict=True):
         raw = f"{first} {second}"
         if first is None or second is None:
             heard.append((None, "no finite reward", raw))
         else:
-            heard.append(("C" if abs(first - second) <= margin else "A" if first > second else "B", None, raw))
+            letter = "C" if abs(first - second) <= panel.tie_margin else "A" if first > second else "B"
+            heard.append((letter, None, raw))
     return heard
 
 

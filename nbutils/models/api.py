@@ -173,49 +173,68 @@ async def _ask(api: _Api, key: str, request: dict) -> Generation:
 
 
 async def _call(api: _Api, key: str, request: dict) -> Generation | Trouble:
-    """One call, journalled before it is sent and again when it was answered, or refused and not billed.
+    """One call, journalled before it is sent and again when it was answered, or refused and not billed."""
+    import openai
+
+    settle = _begin(api, key, request)
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            answer = completions.parse(await api.chat.complete(request), api.chat.sampling)
+    except (openai.APIError, TimeoutError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if _is_free(error):
+            settle()
+        return _heard(error, api.chat)
+    known = [] if answer.reason else [(key, asdict(answer))]
+    settle(*known, read=answer.prompt_tokens or 0, written=answer.num_tokens)
+    return answer
+
+
+def _begin(api: _Api, key: str, request: dict):
+    """Journal an attempt; returns what settles it: settle(*answers, read, written), tokens.
 
     journal.total("unanswered_calls") is therefore the number of calls that may have been billed for no answer.
     """
-    import openai
-
     name, most = api.chat.name, api.chat.sampling.max_new_tokens
-    read = sum(len(message["content"]) for message in request["messages"]) / LETTERS_PER_TOKEN
-    aside = api.spending.begin(name, read, most)
-    stamp = time.time_ns()
-    attempt = {"model": name, "unanswered_calls": 1, "read": round(read), "written": most}
+    reading = sum(len(message["content"]) for message in request["messages"]) / LETTERS_PER_TOKEN
+    aside, stamp = api.spending.begin(name, reading, most), time.time_ns()
+    attempt = {"model": name, "unanswered_calls": 1, "read": round(reading), "written": most}
     _note(api, (f"{key}{ATTEMPT}{stamp}", attempt))
 
-    def settle(*answers: tuple[str, dict], read: int = 0, written: int = 0):
+    def settle(*answers: tuple[str, dict], read: int = 0, written: int = 0) -> None:
         api.spending.end(name, aside, read, written)
         settled = {"unanswered_calls": -1, "read": read, "written": written}
         _note(api, *answers, (f"{key}{SETTLED}{stamp}", settled))
 
-    try:
-        async with asyncio.timeout(_CALL_SECONDS):
-            answer = completions.parse(await api.chat.complete(request), api.chat.sampling)
-    except openai.APIStatusError as error:
-        if error.status_code < 500 or error.status_code == 503:
-            settle()
-        return completions.refusal(error, api.chat)
-    except UnicodeEncodeError:
-        settle()
+    return settle
+
+
+def _is_free(error: Exception) -> bool:
+    """Whether a call that failed cannot have been billed: the server refused it, or nothing was sent."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code < 500 or error.status_code == 503
+    if isinstance(error, openai.APIConnectionError):
+        return type(error.__cause__).__name__ in ("ConnectError", *_MALFORMED)
+    return isinstance(error, UnicodeEncodeError)
+
+
+def _heard(error: Exception, chat: Chat) -> Generation | Trouble:
+    """What a call that failed means: no answer, or trouble that may pass. ApiError where no more calls can mend it."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return completions.refusal(error, chat)
+    if isinstance(error, UnicodeEncodeError):
         return Generation("", 0, None, "bad request: half a character (a lone surrogate) cannot be sent")
-    except TimeoutError:
+    if isinstance(error, TimeoutError):
         return Trouble(f"no answer within {_CALL_SECONDS:.0f} s")
-    except openai.APIConnectionError as error:
-        cause = type(error.__cause__).__name__
-        if cause in ("ConnectError", *_MALFORMED):  # nothing was sent
-            settle()
-        if cause in _MALFORMED:
-            where = api.chat.server
-            raise ApiError(f"api:{name} can't be called: check {where.url_name} and {where.key_name}") from None
+    if isinstance(error, openai.APIConnectionError):
+        if type(error.__cause__).__name__ in _MALFORMED:
+            where = chat.server
+            raise ApiError(f"api:{chat.name} can't be called: check {where.url_name} and {where.key_name}") from None
         return Trouble("connection failed")
-    except (openai.APIError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return Trouble(f"broken answer ({type(error).__name__})", status=200)
-    known = [] if answer.reason else [(key, asdict(answer))]
-    settle(*known, read=answer.prompt_tokens or 0, written=answer.num_tokens)
-    return answer
+    return Trouble(f"broken answer ({type(error).__name__})", status=200)
 
 
 def _note(api: _Api, *records: tuple[str, dict]) -> None:

@@ -4,36 +4,36 @@
 
 | algorithm | baseline of the policy gradient | where the KL stands |
 |---|---|---|
-| ppo | a critic (nbutils.ppo); clipped updates | λ (log ρ − log ρ_sft) off each token's reward: Eq. 9 |
+| ppo | a critic (ppo.py); clipped updates | λ (log ρ − log ρ_sft) off each token's reward: Eq. 9 |
 | rloo | the prompt's other rewrites | λ · Σ_t (log ρ − log ρ_sft) off each rewrite's reward: Eq. 9 |
 | grpo | the prompt's group, over its SD | a k3 estimate per token, weight λ, in the loss: another objective |
 
 rloo and grpo are TRL's. The paper trains by ppo; rloo is the default because it costs less time for as much reward.
 A step is one rollout of prompts_per_step × rewrites_per_prompt rewrites, whatever number of updates is made of it.
+What is asked for is in alignpro_settings, what a rollout earns in alignpro_reward.
 """
 
 import os
 import random
 import shutil
-import statistics
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from transformers import TrainerCallback
 
-from nbutils.analyse import changes
 from nbutils.evaluate import arms
 from nbutils.experiment.journal import Journal
-from nbutils.experiment.records import Prompt
-from nbutils.models import loading, references, scoring, templates
+from nbutils.experiment.records import Prompt, read_rows
+from nbutils.models import loading, references, templates
 from nbutils.models.devices import Runtime
-from nbutils.models.generate import generate
-from nbutils.models.texts import Sampling, encodable
+from nbutils.models.generate import Conditions
+from nbutils.models.texts import encodable
 from nbutils.train import training
+from nbutils.train.alignpro_reward import make_reward
+from nbutils.train.alignpro_settings import Models, Settings, check
 
-ALGORITHMS = ("ppo", "rloo", "grpo")
 _NAMES = {
     "reward": "reward",
     "reward_std": "reward_sd",
@@ -57,44 +57,6 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """policy: prompter (Eq. 9) | responder (Eq. 2, the RLHF oracle). kl_weight: λ or β, reward units per nat.
-
-    num_responses: to each rewrite, their rewards averaged. reference_responses: r(x, y) less the mean reward of so many
-    responses to x itself; 0: off. length_penalty: reward units per token of the rewrite (of the response, for policy
-    responder).
-    For ppo alone: ppo_epochs over each rollout in ppo_minibatches each; critic: shared (a head on the policy's trunk) |
-    separate (a network of its own), with critic_learning_rate (0: the trainer's choice); target_kl: nats per sequence
-    that λ is adapted to hold (0: λ stays), by a fifth at most in kl_horizon sequences; max_update_kl: nats from the
-    rollout's policy that end its updates (0: off).
-    """
-
-    policy: str
-    algorithm: str
-    kl_weight: float
-    learning_rate: float
-    num_steps: int
-    prompts_per_step: int
-    rewrites_per_prompt: int
-    lora_rank: int
-    temperature: float
-    max_rewrite_tokens: int
-    max_response_tokens: int
-    save_steps: int
-    seed: int
-    num_responses: int = 1
-    reference_responses: int = 0
-    length_penalty: float = 0.0
-    ppo_epochs: int = 2
-    ppo_minibatches: int = 1
-    critic: str = "shared"
-    critic_learning_rate: float = 0.0
-    target_kl: float = 0.0
-    kl_horizon: int = 10_000
-    max_update_kl: float = 0.0
-
-
 class Trained(NamedTuple):
     """history: one row per rollout; checkpoints: {"step N" | "trained": model folder}, in order of training."""
 
@@ -102,67 +64,37 @@ class Trained(NamedTuple):
     checkpoints: dict[str, str]
 
 
-def train(
-    prompts: list[Prompt],
-    prompter: str,
-    responder: str,
-    reward_model: str,
-    settings: Settings,
-    folder: Path,
-    template_folder: str,
-    runtime: Runtime = Runtime(),
-) -> Trained:
+def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Path, given: Conditions) -> Trained:
     """Train the policy on prompts; writes model/, arm.json, history.jsonl and the journal of responses into folder.
 
     prompts: x, drawn in shuffled order and repeated as often as num_steps asks; responder and reward model never
-    meet the optimiser. Raises ValueError for settings that cannot work, FloatingPointError for numbers that are not
-    finite, naming the last good checkpoint. A run that was killed goes on from its last complete checkpoint to the same
-    numbers, and asks for no response again.
+    meet the optimiser. given: templates and runtime. Raises ValueError for settings that cannot work,
+    FloatingPointError for numbers that are not finite, naming the last good checkpoint. A run that was killed goes on
+    from its last complete checkpoint to the same numbers, and asks for no response again.
     """
     check(settings, prompts)
     config_class, trainer_class = _classes(settings.algorithm)
-    policy = prompter if settings.policy == "prompter" else responder
-    identity = [references.identity(each) for each in (policy, responder, reward_model)]
+    policy, runtime = models.trained(settings.policy), given.runtime
+    identity = [references.identity(each) for each in (policy, models.responder, models.reward_model)]
     work = training.checkpoint_folder(folder, asdict(settings), identity, [row.prompt_id for row in prompts])
     tokenizer = loading.load_tokenizer(policy, runtime)
-    template = templates.load("meta_prompt", template_folder) if settings.policy == "prompter" else None
+    template = "meta_prompt" if settings.policy == "prompter" else None
     warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
     with Journal(Path(folder) / "journal.jsonl") as journal:
         trainer = trainer_class(
             model=references.resolve(policy),
-            reward_funcs=make_reward(responder, reward_model, settings, runtime, journal, work),
+            reward_funcs=make_reward(models, settings, replace(given, journal=journal, progress=False), work),
             args=_config(config_class, work, policy, settings, runtime),
-            train_dataset=_dataset(drawn(prompts, settings), template),
+            train_dataset=_dataset(drawn(prompts, settings), template and templates.load(template, given.templates)),
             processing_class=tokenizer,
             peft_config=training.lora(settings.lora_rank),
             callbacks=[_KeepSnapshots(work)],
         )
         logged = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")
-    arms.write_arm(folder, settings.policy, "meta_prompt" if settings.policy == "prompter" else None, None)
-    history = _write_history(folder, logged, updates_per_step(settings))
+    arms.write_arm(folder, settings.policy, template, None)
+    history = _write_history(folder, logged, settings.updates_per_step)
     return Trained(history, _snapshots(work, settings) | {"trained": str(Path(folder) / "model")})
-
-
-def check(settings: Settings, prompts: list[Prompt]) -> None:
-    """ValueError, in one line, for settings that cannot train."""
-    if settings.algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm {settings.algorithm!r}: wanted one of {', '.join(ALGORITHMS)}")
-    if settings.policy not in ("prompter", "responder"):
-        raise ValueError(f"policy {settings.policy!r}: wanted prompter or responder")
-    if settings.kl_weight <= 0:
-        raise ValueError(
-            f"kl_weight {settings.kl_weight}: wanted λ > 0; Eq. 9 has no optimum in closed form without it"
-        )
-    if settings.rewrites_per_prompt < 2 and settings.algorithm != "ppo":
-        raise ValueError(f"rewrites_per_prompt {settings.rewrites_per_prompt}: the baseline needs at least 2")
-    if settings.algorithm != "ppo" and (settings.target_kl or settings.max_update_kl):
-        raise ValueError(f"target_kl and max_update_kl are ppo's: set them to 0 for {settings.algorithm}")
-    total = settings.prompts_per_step * settings.rewrites_per_prompt
-    if settings.algorithm == "ppo" and total % settings.ppo_minibatches:
-        raise ValueError(f"ppo_minibatches {settings.ppo_minibatches}: {total} rewrites a step do not divide into them")
-    if not prompts:
-        raise ValueError("no training prompt is left: every one is also a test prompt, or the set is empty")
 
 
 def fit(prompts: list[Prompt], policy: str, max_tokens: int, how: str, runtime: Runtime) -> tuple[list[Prompt], int]:
@@ -181,75 +113,6 @@ def fit(prompts: list[Prompt], policy: str, max_tokens: int, how: str, runtime: 
     return kept, sum(len(ids) > max_tokens for ids in tokens)
 
 
-def make_reward(
-    responder: str,
-    reward_model: str,
-    settings: Settings,
-    runtime: Runtime,
-    journal: Journal | None = None,
-    work: Path | None = None,
-):
-    """TRL reward function: completions → rewards r(x, y), None where the response or its score is missing.
-
-    For policy prompter, y comes from the frozen responder through the same `generate` as in evaluation, seeded per
-    step so that a resumed run draws the same responses; for policy responder the completion is y itself. Responses and
-    scores are cached in the journal by (x, x', responder, sampling, sample). FloatingPointError for a score that is NaN
-    or infinite.
-    """
-    sampling = Sampling(settings.temperature, max_new_tokens=settings.max_response_tokens, seed=settings.seed)
-
-    def answered(prompts, samples):
-        made = generate(responder, prompts, sampling, runtime, journal, samples)
-        return [None if each.reason else each.text for each in made]
-
-    def scored(prompts, responses):
-        try:
-            return scoring.score(reward_model, prompts, responses, runtime, journal, only_finite=True)
-        except FloatingPointError as error:
-            raise FloatingPointError(training.stopped(str(error), work)) from None
-
-    def reward(completions, completion_ids, x, trainer_state, log_metric, **_):
-        texts = [turns[0]["content"] for turns in completions]
-        if settings.policy == "responder":
-            scores = scored(x, texts)
-        else:
-            number, step = settings.num_responses, trainer_state.global_step
-            rewrites = [arms.clean_rewrite(text) for text in texts]
-            asked = [prompt for prompt in x for _ in range(number)]
-            sent = [arms.sent(*pair) for pair in zip(rewrites, x, strict=True) for _ in range(number)]
-            responses = answered(sent, range(step * len(sent), (step + 1) * len(sent)))
-            scores = scoring.means(scored(asked, responses), number)
-            _log_odd(log_metric, x, rewrites, responses[::number])
-        log_metric("unscored", sum(score is None for score in scores) / len(scores))
-        return adjusted(scores, completion_ids, x, log_metric)
-
-    def adjusted(scores, completion_ids, x, log_metric):
-        """The scores with reference offset and length penalty, where these are on; raw_reward is logged then."""
-        if not settings.reference_responses and not settings.length_penalty:
-            return scores
-        known = [score for score in scores if score is not None]
-        log_metric("raw_reward", statistics.fmean(known) if known else float("nan"))
-        offsets, penalty = [0.0] * len(x), settings.length_penalty
-        if number := settings.reference_responses:
-            unique = list(dict.fromkeys(x))
-            asked = [prompt for prompt in unique for _ in range(number)]
-            own = scoring.means(scored(asked, answered(asked, list(range(number)) * len(unique))), number)
-            reference = dict(zip(unique, own, strict=True))
-            offsets = [reference[prompt] for prompt in x]
-        rows = zip(scores, offsets, completion_ids, strict=True)
-        return [None if None in (r, offset) else r - offset - penalty * len(ids) for r, offset, ids in rows]
-
-    return reward
-
-
-def _log_odd(log_metric, prompts: list[str], rewrites: list[str], responses: list[str | None]) -> None:
-    """Shares of rewrites that are empty, that are the prompt, and that answer it (changes.is_answered)."""
-    log_metric("empty", sum(not text for text in rewrites) / len(rewrites))
-    log_metric("unchanged", sum(a == b for a, b in zip(rewrites, prompts, strict=True)) / len(rewrites))
-    rows = zip(prompts, rewrites, responses, strict=True)
-    log_metric("answered", sum(changes.is_answered(*row) for row in rows) / len(rewrites))
-
-
 def _classes(algorithm: str):
     """(config, trainer) of an algorithm. All take the KL weight as `beta`; GRPO's own default would be 0."""
     if algorithm == "ppo":
@@ -263,11 +126,11 @@ def _classes(algorithm: str):
 
 
 def _config(config_class, work: Path, policy: str, settings: Settings, runtime: Runtime):
-    total = settings.prompts_per_step * settings.rewrites_per_prompt
+    total = settings.rewrites_per_step
     minibatch = total // (settings.ppo_minibatches if settings.algorithm == "ppo" else 1)
     forward = max(size for size in range(1, min(runtime.batch_size, minibatch) + 1) if minibatch % size == 0)
     limit = settings.max_rewrite_tokens if settings.policy == "prompter" else settings.max_response_tokens
-    updates = updates_per_step(settings)
+    updates = settings.updates_per_step
     return config_class(
         **training.arguments(work, runtime, settings.seed, settings.save_steps * updates),
         **(_ppo_arguments(settings) if settings.algorithm == "ppo" else {}),
@@ -292,11 +155,6 @@ def _ppo_arguments(settings: Settings) -> dict:
     known = {name: getattr(settings, name) or None for name in names}
     plain = {"critic": settings.critic, "num_iterations": settings.ppo_epochs, "kl_horizon": settings.kl_horizon}
     return known | plain
-
-
-def updates_per_step(settings: Settings) -> int:
-    """Optimiser steps made of one rollout: PPO goes over it ppo_epochs times, in minibatches."""
-    return settings.ppo_epochs * settings.ppo_minibatches if settings.algorithm == "ppo" else 1
 
 
 _STATE = (
@@ -342,7 +200,7 @@ class _KeepSnapshots(TrainerCallback):
 
 def _snapshots(work: Path, settings: Settings) -> dict[str, str]:
     """{"step N": folder} of the checkpoints before the last step, in order; steps are rollouts."""
-    updates = updates_per_step(settings)
+    updates = settings.updates_per_step
     found = {int(path.name.split("-")[1]) // updates: str(path) for path in Path(work).glob("snapshot-*")}
     return {f"step {step}": found[step] for step in sorted(found) if step < settings.num_steps}
 
@@ -369,8 +227,6 @@ def _dataset(prompts: list[Prompt], template):
 
 def _write_history(folder: Path, rows: list[dict], updates: int) -> list[dict]:
     """history.jsonl: a row per rollout, its last update's losses; KL in nats per completion (TRL logs it per token)."""
-    from nbutils.experiment.records import read_rows
-
     rollouts: dict[int, dict] = {}
     for row in rows:
         if "loss" in row:

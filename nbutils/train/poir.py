@@ -66,19 +66,18 @@ def train(
     responder: str,
     settings: Settings,
     folder: Path,
-    template_folder: str,
-    runtime: Runtime = Runtime(),
+    given: Conditions,
 ) -> tuple[list[dict], dict[str, int]]:
     """Train on pairs; writes model/, arm.json and history.jsonl into folder. Returns (history's rows, counts of pairs
-    that max_tokens cut or left out).
+    that max_tokens cut or left out). given: templates and runtime.
 
     Log-probabilities and losses in nats; those of target poir also per part of the text. Raises ValueError for settings
     or pairs that cannot work. A run that was killed goes on from its last complete checkpoint to the same numbers.
     """
     check(settings, pairs)
-    policy = responder if settings.target == "dpo_awo" else prompter
+    policy, runtime = responder if settings.target == "dpo_awo" else prompter, given.runtime
     tokenizer = loading.load_tokenizer(policy, runtime)
-    texts = poir_texts.examples(pairs, settings.target, template_folder)
+    texts = poir_texts.examples(pairs, settings.target, given.templates)
     made = poir_texts.tokenize(texts, settings.target, tokenizer, policy)
     rows, lengths = poir_texts.fitting(made, settings.max_tokens)
     work = training.checkpoint_folder(folder, asdict(settings), references.identity(policy), rows)

@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,7 +53,7 @@ def judged(folder: Path, in_flight: int) -> None:
         for _ in range(2):
             start = time.perf_counter()
             with Journal(folder / f"journal{in_flight}.jsonl") as journal:
-                votes = judge_pairs(pairs, panel, Runtime(in_flight), journal)
+                votes = judge_pairs(pairs, replace(panel, runtime=Runtime(in_flight)), journal)
             seconds.append(time.perf_counter() - start)
         server.terminate()
     assert len(votes) == 2 * PAIRS and all(vote.verdict != "unscored" for vote in votes)

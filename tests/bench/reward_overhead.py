@@ -16,8 +16,9 @@ from types import SimpleNamespace
 
 from nbutils.data import sets
 from nbutils.experiment.journal import Journal
-from nbutils.models import generate, loading
+from nbutils.models import generate, loading, scoring
 from nbutils.models.devices import Runtime
+from nbutils.models.generate import Conditions
 from nbutils.sandbox import lessons, world
 from nbutils.train import alignpro
 
@@ -45,12 +46,13 @@ def timed(run_batches, spent: list):
 
 def main() -> None:
     spent = [0.0]
-    generate.run_batches = generate.run_batches = timed(generate.run_batches, spent)
+    generate.run_batches = scoring.run_batches = timed(generate.run_batches, spent)
     prompts, rng, runtime = [row.prompt for row in sets.load("sandbox", "train")], random.Random(0), Runtime(256)
     loading.load_causal("sandbox/responder", runtime), loading.load_reward("sandbox/reward", runtime)
     whole, inside = [], []
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
-        reward = alignpro.make_reward("sandbox/responder", "sandbox/reward", settings(), runtime, journal)
+        models = alignpro.Models("sandbox/prompter", "sandbox/responder", "sandbox/reward")
+        reward = alignpro.make_reward(models, settings(), Conditions("sandbox", runtime=runtime, journal=journal))
         for step in range(CALLS):
             x = [prompt for prompt in rng.sample(prompts, ROWS // 4) for _ in range(4)]
             texts = [lessons.rewrite(rng, prompt, subjects=world.TRAINING) for prompt in x]

@@ -112,10 +112,10 @@ def test_no_evaluation_makes_more_calls_than_its_bound(counted, tmp_path):
             prompts, 2, Conditions("sandbox", sampling, sampling, runtime),
         )
     ]  # fmt: skip
-    panel = judging.Panel(("counted:judge",), templates.load("judge_pairwise", "sandbox"), sampling)
+    panel = judging.Panel(("counted:judge",), templates.load("judge_pairwise", "sandbox"), sampling, runtime=runtime)
     pairs = judging.pairs_of(made, "nan", judging.read_pairs(["all"], names, "nan"))
-    judging.judge_pairs(pairs, panel, runtime)
-    controls.judge_controls(made, "nan", panel, 2, round(0.1 * len(pairs)), 0, runtime)
+    judging.judge_pairs(pairs, panel)
+    controls.judge_controls(made, "nan", panel, controls.Trial(2, round(0.1 * len(pairs))))
     for (name, _), bounds in by_model("04", local | {"jury": []}).items():
         assert 0 < counted.asked.count(name) <= sum(bounds)
 

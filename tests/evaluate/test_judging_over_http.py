@@ -2,6 +2,7 @@
 again without a call when the reading changes."""
 
 import random
+from dataclasses import replace
 
 import fakes
 import pytest
@@ -38,7 +39,7 @@ def answers(number=25):
 
 def judged(path, rows, in_flight):
     with Journal(path) as journal:
-        return judge_arms(rows, "nan", PANEL, Runtime(in_flight), journal)
+        return judge_arms(rows, "nan", replace(PANEL, runtime=Runtime(in_flight)), journal)
 
 
 def test_calls_in_flight_and_order_change_no_verdict_and_no_table(server, tmp_path):

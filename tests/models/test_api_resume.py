@@ -56,12 +56,13 @@ def evaluating(folder: Path, limits: Limits = UNLIMITED) -> None:
     runtime, sampling = Runtime(AT_ONCE, limits=limits), Sampling(seed=3)
     prompts = [Prompt(prompt_id(text), text, "set") for text in TESTED]
     built = [arms.build(name, folder, "api:m", "api:m") for name in ("nan", "untrained", "poir_s1")]
-    panel = judging.Panel(("api:m", "api:n", "fakes:longer"), templates.load("judge_pairwise", "sandbox"), sampling)
+    judges, template = ("api:m", "api:n", "fakes:longer"), templates.load("judge_pairwise", "sandbox")
+    panel = judging.Panel(judges, template, sampling, runtime=runtime)
     with Journal(folder / "journal.jsonl") as journal:
         given = Conditions("sandbox", sampling, sampling, runtime, journal)
         answers = [row for arm in built for row in answering.answer(arm, prompts, 1, given)]
-        votes = judging.judge_arms(answers, "nan", panel, runtime, journal)
-        trials = controls.judge_controls(answers, "nan", panel, 2, 2, 0, runtime, journal)
+        votes = judging.judge_arms(answers, "nan", panel, journal)
+        trials = controls.judge_controls(answers, "nan", panel, controls.Trial(2, 2), journal)
     found = {"answers": answers, "votes": votes, "controls": trials}
     for name, rows in found.items():
         records.write_rows(folder / f"{name}.jsonl", rows)

@@ -138,8 +138,8 @@ def test_a_model_that_is_no_judge_leaves_every_verdict_unscored_with_its_words(s
         return Answer(f"id{i}", "set", PROMPTS[i], arm, 0, PROMPTS[i], [], f"{arm} says it is red.", None, None, 6)
 
     answers = [answer(arm, i) for i in range(3) for arm in ("nan", "poir")]
-    panel = judging.Panel((served,), templates.load("judge_pairwise", "sandbox"), GREEDY)
-    votes = judging.judge_arms(answers, "nan", panel, Runtime(2))
+    panel = judging.Panel((served,), templates.load("judge_pairwise", "sandbox"), GREEDY, runtime=Runtime(2))
+    votes = judging.judge_arms(answers, "nan", panel)
     shown = [(f"id{i}", first) for i in range(3) for first in ("poir", "nan")]
     assert [(vote.prompt_id, vote.first_shown) for vote in votes] == shown
     assert {(vote.verdict, vote.reason) for vote in votes} == {("unscored", "first line is not two scores")}

@@ -1,12 +1,9 @@
 """Nasty strings go through all five notebooks: odd line breaks, half a character, NUL, slots, markup, a megabyte."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from test_resume import ROOT, write
+from whole import finish, write
 
 from nbutils.experiment import records
 
@@ -64,11 +61,7 @@ def test_nasty_strings_go_through_all_five_notebooks(tmp_path):
     shared = EXPERIMENT["shared"] | {"dataset": named, "prompt_sets": [named], "seeds": named}
     shared |= {"pairs_of": str(tmp_path / "rewrites.jsonl")}
     path, outputs = write(tmp_path, EXPERIMENT | {"shared": shared}), tmp_path / "outputs"
-    environment = os.environ | {"WORKBOOK_OUTPUTS": str(outputs), "WORKBOOK_ROOT": str(ROOT)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "nbutils.run.cli", "run", str(path)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    finish(path, outputs)
     answers = records.read_rows(outputs / "nasty" / "main" / "evaluate" / "answers.jsonl", records.Answer)
     wanted = {f"test {text}".strip().replace("\ud800", "\ufffd") for text in NASTY}  # half a character is none
     assert {row.prompt for row in answers} == wanted and len(answers) == 3 * len(wanted)

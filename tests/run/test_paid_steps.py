@@ -2,16 +2,13 @@
 on without paying for anything twice."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import fakes
 import nbformat
 import pytest
+import whole
 from server import Server, billed
-from test_resume import ROOT, write
 
 from nbutils.experiment import records
 from nbutils.experiment.journal import Journal
@@ -38,15 +35,12 @@ def server(tmp_path):
 def run(tmp_path, server, **shared):
     """(exit code, stderr) of the experiment under these limits."""
     shared = MODELS | {"batch_size": 4, "seeds": str(tmp_path / "seeds.jsonl")} | shared
-    path = write(tmp_path, {"experiment": "paid", "shared": shared, "steps": STEPS})
+    path = whole.write(tmp_path, {"experiment": "paid", "shared": shared, "steps": STEPS})
     seeds = ("tell me of the wolf", "what is an owl like", "name two of them now")
     records.write_rows(tmp_path / "seeds.jsonl", [{"prompt": seed} for seed in seeds])
-    environment = os.environ | {"WORKBOOK_OUTPUTS": str(tmp_path / "outputs"), "WORKBOOK_ROOT": str(ROOT)}
-    environment |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-canary0123456789abcdef"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-m", "nbutils.run.cli", "run", str(path)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    return done.returncode, done.stderr
+    variables = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-canary0123456789abcdef"}
+    code, _, errors = whole.run(path, tmp_path / "outputs", **variables)
+    return code, errors
 
 
 def manifest_counts(tmp_path, step):

@@ -243,7 +243,7 @@ FAMILIES = ("base", "llama")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_samples"), [("base", 200), ("llama", 150)])
+@pytest.mark.parametrize(("name", "num_samples"), [("base", 100), ("llama", 80)])
 def test_shipped_weights_reach_the_figures_of_the_recipe(name, num_samples):
     from nbutils.sandbox import measure, recipe, shipped
 

@@ -11,8 +11,10 @@ from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Prompt, prompt_id
 from nbutils.models import loading, references, scoring
 from nbutils.models.devices import Runtime
+from nbutils.models.generate import Conditions
 from nbutils.train import alignpro, training
-from nbutils.train.alignpro import Settings
+from nbutils.train.alignpro_reward import make_reward
+from nbutils.train.alignpro_settings import ALGORITHMS, Models, Settings
 
 PROMPTS = [
     Prompt(prompt_id(x), x, "s", "train") for x in (f"tell me about the {a}." for a in ("fox", "wolf", "bear", "cow"))
@@ -34,10 +36,13 @@ SETTINGS = Settings(
 )
 
 
+def under(batch_size, journal=None):
+    return Conditions("sandbox", runtime=Runtime(batch_size), journal=journal)
+
+
 def train(folder, settings=SETTINGS, reward="sandbox/gold"):
-    return alignpro.train(
-        PROMPTS, "sandbox/prompter", "sandbox/responder", reward, settings, folder, "sandbox", Runtime(8)
-    ).history
+    models = Models("sandbox/prompter", "sandbox/responder", reward)
+    return alignpro.train(PROMPTS, models, settings, folder, under(8)).history
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def rewarded(completions, x, step=0, settings=SETTINGS, reward="fakes:length", r
     from types import SimpleNamespace
 
     logged = {}
-    function = alignpro.make_reward(responder, reward, settings, Runtime(4), journal)
+    function = make_reward(Models("sandbox/prompter", responder, reward), settings, under(4, journal))
     turns = [[{"role": "assistant", "content": text}] for text in completions]
     ids, state = [[1] * len(text.split()) for text in completions], SimpleNamespace(global_step=step)
     return function(turns, ids, x=x, trainer_state=state, log_metric=logged.__setitem__), logged
@@ -119,7 +124,7 @@ def test_killed_training_goes_on_to_the_same_model_and_frozen_models_stay_as_the
     assert json.loads((tmp_path / "whole" / "arm.json").read_text())["template"] == "meta_prompt"
 
 
-@pytest.mark.parametrize("algorithm", alignpro.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_gets_the_kl_weight(tmp_path, algorithm):
     """GRPO's own default is no KL at all."""
     config, _ = alignpro._classes(algorithm)
@@ -129,7 +134,7 @@ def test_every_algorithm_gets_the_kl_weight(tmp_path, algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", alignpro.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_logs_a_row_per_rollout_under_the_same_names(tmp_path, algorithm):
     history = train(tmp_path / algorithm, replace(SETTINGS, algorithm=algorithm, num_steps=2))
     assert [row["step"] for row in history] == [1, 2]
@@ -190,23 +195,21 @@ def test_a_reward_that_is_not_finite_stops_the_training_and_names_the_last_good_
     broken = lambda x, y: calls.append(1) or [float("nan") if len(calls) > 4 else 1.0 * len(each) for each in y]  # noqa: E731
     monkeypatch.setattr(fakes, "length", broken)
     with pytest.raises(FloatingPointError, match="fakes:length gave a reward of nan: .*last good.*checkpoint-2"):
-        alignpro.train(
-            PROMPTS, "sandbox/prompter", "fakes:echo", "fakes:length", SETTINGS, tmp_path, "sandbox", Runtime(4)
-        )
+        models = Models("sandbox/prompter", "fakes:echo", "fakes:length")
+        alignpro.train(PROMPTS, models, SETTINGS, tmp_path, under(4))
     assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", alignpro.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("reward", "temperature"), [("fakes:constant", 1.0), ("fakes:length", 1e-4)])
 def test_rewards_that_tell_nothing_apart_are_harmless(tmp_path, algorithm, reward, temperature):
     """A constant reward, and a prompter whose rewrites have collapsed into one: every number stays finite, and the
     policy next to where it was. PPO's moves a little, by its critic's errors, which are whitened: 0.5 nats at most."""
     changed = {"algorithm": algorithm, "temperature": temperature, "num_steps": 3, "kl_weight": 1e-6}
     prompts = PROMPTS[:1] if temperature < 1 else PROMPTS
-    trained = alignpro.train(
-        prompts, "sandbox/prompter", "fakes:echo", reward, replace(SETTINGS, **changed), tmp_path, "sandbox", Runtime(8)
-    )
+    models = Models("sandbox/prompter", "fakes:echo", reward)
+    trained = alignpro.train(prompts, models, replace(SETTINGS, **changed), tmp_path, under(8))
     for row in trained.history:
         assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
     assert len(trained.history) == 3 and abs(trained.history[-1]["kl"]) < (1.0 if algorithm == "ppo" else 0.05)
@@ -218,10 +221,8 @@ def test_frozen_models_stay_the_same_to_the_bit_and_checkpoints_are_kept(tmp_pat
     runtime = Runtime(8)
     frozen = [loading.load_causal("sandbox/responder", runtime)[0], loading.load_reward("sandbox/reward", runtime)[0]]
     before = [{name: each.clone() for name, each in net.state_dict().items()} for net in frozen]
-    made = alignpro.train(
-        PROMPTS, "sandbox/prompter", "sandbox/responder", "sandbox/reward", replace(SETTINGS, learning_rate=1e-3),
-        tmp_path, "sandbox", runtime,
-    )  # fmt: skip
+    models = Models("sandbox/prompter", "sandbox/responder", "sandbox/reward")
+    made = alignpro.train(PROMPTS, models, replace(SETTINGS, learning_rate=1e-3), tmp_path, under(8))
     for net, state in zip(frozen, before, strict=True):
         assert all(each.equal(state[name]) and not each.requires_grad for name, each in net.state_dict().items())
     assert list(made.checkpoints) == ["step 2", "trained"]
@@ -236,16 +237,8 @@ def test_prompter_and_responder_with_different_tokenizers_and_a_batch_that_does_
     ours, theirs = (loading.load_tokenizer(each) for each in ("sandbox/llama_prompter", "sandbox/responder"))
     assert ours.get_vocab() != theirs.get_vocab()
     settings = replace(SETTINGS, num_steps=2, prompts_per_step=3)
-    made = alignpro.train(
-        PROMPTS,
-        "sandbox/llama_prompter",
-        "sandbox/responder",
-        "sandbox/gold",
-        settings,
-        tmp_path,
-        "sandbox",
-        Runtime(5),
-    )
+    models = Models("sandbox/llama_prompter", "sandbox/responder", "sandbox/gold")
+    made = alignpro.train(PROMPTS, models, settings, tmp_path, under(5))
     assert len(made.history) == 2 and all(row["share_unscored"] < 0.5 for row in made.history)
 
 

@@ -53,9 +53,8 @@ SETTINGS = Settings(
 
 
 def train(folder, pairs=PAIRS, **change):
-    history, lengths = poir.train(
-        pairs, "sandbox/prompter", "sandbox/responder", replace(SETTINGS, **change), folder, "sandbox", Runtime(8)
-    )
+    settings, given = replace(SETTINGS, **change), Conditions("sandbox", runtime=Runtime(8))
+    history, lengths = poir.train(pairs, "sandbox/prompter", "sandbox/responder", settings, folder, given)
     assert set(lengths.values()) == {0}
     return history
 

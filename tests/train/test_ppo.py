@@ -13,6 +13,7 @@ from trl import RLOOTrainer
 from nbutils.experiment.records import Prompt, prompt_id
 from nbutils.models import loading, references, templates
 from nbutils.models.devices import Runtime
+from nbutils.models.generate import Conditions
 from nbutils.train import alignpro, ppo, training
 from nbutils.train.alignpro import Settings
 from nbutils.train.ppo import (
@@ -500,7 +501,8 @@ def test_separate_critic_shares_what_is_frozen_and_stays_out_of_the_model(tmp_pa
 def test_learns_the_gold_reward(tmp_path, lora_rank, learning_rate):
     """16 steps (8 rollouts of 32) through the frozen responder."""
     settings = replace(SETTINGS, num_steps=16, prompts_per_step=32, lora_rank=lora_rank, learning_rate=learning_rate)
-    reward = alignpro.make_reward("sandbox/responder", "sandbox/gold", settings, Runtime(32))
+    models = alignpro.Models("sandbox/prompter", "sandbox/responder", "sandbox/gold")
+    reward = alignpro.make_reward(models, settings, Conditions("sandbox", runtime=Runtime(32)))
     _, history = run(tmp_path, settings, reward=reward)
     rewards = [row["reward"] for row in history if row.get("reward") is not None]
     assert sum(rewards[-3:]) / 3 > rewards[0] + 0.2

@@ -1,0 +1,42 @@
+"""Models that keep a ledger of every call: after kills in 01 and 04 no journalled answer is asked for again."""
+
+from collections import Counter
+
+import pytest
+from whole import finish, kill_when, lines, start, write
+
+from nbutils.experiment import records
+
+LEDGER = {
+    "experiment": "ledger",
+    "shared": {
+        "prompter": "fakes:slow_collector", "responder": "fakes:slow_collector", "reward_model": "fakes:length",
+        "judge": "fakes:slow_judge", "batch_size": 4, "num_prompts": 24,
+    },
+    "steps": [
+        {"notebook": "01_collect", "with": {"num_rounds": 1}},
+        {"notebook": "04_evaluate", "with": {"arms": ["nan", "untrained"], "gold_reward": ""}},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_journalled_call_is_made_again(tmp_path, monkeypatch):
+    """The models write every call into a ledger. Each kill may repeat the one batch that was under way, no more."""
+    path, outputs, ledger = write(tmp_path, LEDGER), tmp_path / "rough", tmp_path / "ledger.txt"
+    monkeypatch.setenv("WORKBOOK_TEST_LEDGER", str(ledger))
+    cell, kills = outputs / "ledger" / "main", 0
+    for step, victim in (("collect", "kernel"), ("collect", "runner"), ("evaluate", "runner"), ("evaluate", "kernel")):
+        journal = cell / step / "journal.jsonl"
+        before = lines(journal)
+        known = set(ledger.read_text().split()) if ledger.exists() else set()
+        runner = start(path, outputs)
+        code = kill_when(runner, lambda j=journal, b=before: lines(j) >= b + 12, victim)
+        kills += code is not None
+        assert known <= set(ledger.read_text().split())
+    finish(path, outputs)
+    calls = Counter(ledger.read_text().split())
+    again = {call: number for call, number in calls.items() if number > 1}
+    assert kills == 4 and sum(number - 1 for number in again.values()) <= kills * LEDGER["shared"]["batch_size"]
+    answers = records.read_rows(cell / "evaluate" / "answers.jsonl")
+    assert len(answers) == 24 * 2
