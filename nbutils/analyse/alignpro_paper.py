@@ -63,7 +63,7 @@ def win_percentages(verdicts, models: dict | None = None, arm: str = ARM, baseli
 
 def _percents(judged: pd.DataFrame) -> dict:
     num = int((judged["num_samples"] > 0).sum())
-    row = {"num_scored": num, "num_unscored": len(judged) - num}
+    row: dict[str, float] = {"num_scored": num, "num_unscored": len(judged) - num}
     for name in ("win", "lose"):
         share = math.fsum(judged[name].dropna()) / num if num else stats.NAN
         ends = (100 * share, *(100 * end for end in stats.wilson_interval(share, num)))
@@ -234,8 +234,8 @@ def as_markdown(table: pd.DataFrame, theirs: pd.DataFrame | None = None) -> str:
     """The blocks as Markdown, which has one header row: A and B stand in the first row of the body."""
     parts = []
     for title, block in blocks(table, theirs).items():
-        sides, names = list(zip(*block.columns, strict=True))[::-1]
-        names = [name if side != "B" else "" for name, side in zip(names, sides, strict=True)]
+        sides, heads = list(zip(*block.columns, strict=True))[::-1]
+        names = [head if side != "B" else "" for head, side in zip(heads, sides, strict=True)]
         body = pd.DataFrame([list(sides), *_bold(block)], columns=names)
         parts.append(f"{tables.escape_markdown(title)}\n\n{tables.as_markdown(body, numeric=names[1:])}")
     return "\n".join([*parts, f"{tables.escape_markdown(note(table, theirs))}\n"])

@@ -127,7 +127,8 @@ def _share(part: pd.DataFrame, flag: str) -> dict:
 
 def _outcomes(verdicts, baseline: str) -> dict[tuple, list[dict]]:
     """{(cell, prompt_set, arm): its outcomes against the baseline}"""
-    table, found = pd.DataFrame(verdicts), {}
+    table = pd.DataFrame(verdicts)
+    found: dict[tuple, list[dict]] = {}
     for cell, part in table.groupby("cell") if "cell" in table else [("", table)]:
         for row in stats.outcomes_against(stats.combine_orders(part), baseline):
             found.setdefault((cell, row["prompt_set"], row["arm_a"]), []).append(row)
@@ -138,7 +139,7 @@ def _sides(part: pd.DataFrame, flag: str, outcomes: list[dict] | None) -> dict:
     """WIN_COLUMNS of the flagged and of the unflagged answers; nothing for an arm without verdicts."""
     if outcomes is None:
         return {}
-    found = {}
+    found: dict[str, float] = {}
     for side, wanted in zip(SIDES, (True, False), strict=True):
         chosen = part[(part[flag] == wanted).fillna(False)]
         keys = set(zip(chosen["prompt_id"], chosen["sample"], strict=True))

@@ -134,7 +134,8 @@ def _names_of(line: str) -> list[tuple[str, ...]]:
     num_capitals = sum(token[0][0].isupper() for token in tokens[1:])
     if len(tokens) > 3 and (num_capitals > 0.75 * (len(tokens) - 1) or line.upper() == line):
         return []
-    names, end = [], -1
+    names: list[tuple[str, ...]] = []
+    end = -1
     for token in capitals:
         if token[0].lower() in _SHOUTED or token[0].split("'")[0] == "I":
             continue
@@ -303,7 +304,7 @@ def _language(text: str) -> str | None:
     """The language whose stop words a text has most of: three at least, and twice as many as any other's; or None."""
     words = Counter(split_words(text))
     votes = {name: sum(words[word] for word in each) for name, each in _LANGUAGES.items()}
-    first, second = sorted(votes, key=votes.get, reverse=True)[:2]
+    first, second = sorted(votes, key=lambda name: votes[name], reverse=True)[:2]
     return first if votes[first] >= max(3, 2 * votes[second]) else None
 
 
@@ -313,11 +314,10 @@ def find_languages(prompt: str, rewrite: str) -> tuple[str, str] | None:
     Scripts come first; two Latin texts go by the stop words of seven languages. Short texts are seldom known. Chinese
     and Japanese, or two languages of any other script, are not told apart.
     """
-    scripts = _main_script(prompt), _main_script(rewrite)
-    if None in scripts or scripts != ("Latin", "Latin"):
-        return None if None in scripts else scripts
-    languages = _language(prompt), _language(rewrite)
-    return None if None in languages else languages
+    before, after = _main_script(prompt), _main_script(rewrite)
+    if before == after == "Latin":
+        before, after = _language(prompt), _language(rewrite)
+    return None if before is None or after is None else (before, after)
 
 
 _REQUESTS = frozenset(

@@ -36,7 +36,8 @@ def overview(probes: list, answers: pd.DataFrame, seed: int = 0) -> Overview:
     several cells fall into a panel, as in a sweep of λ, each is its trained policy alone, labelled by what differs.
     lines: mean reward of nan and of rlhf on the panel's own prompts.
     """
-    curves, points_, lines, gaps_, bounds = [], [], [], [], []
+    curves: list[pd.DataFrame] = []
+    points_, lines, gaps_, bounds = [], [], [], []
     betas = {each.cell: each.parameters["kl_weight"] for each in probes if each.parameters["policy"] == "responder"}
     for probe in sorted(probes, key=lambda each: (_panel(each), each.parameters["kl_weight"], each.cell)):
         panel, kl_weight = _panel(probe), probe.parameters["kl_weight"]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -51,7 +51,8 @@ def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
     names = cells or sorted(
         {path.parent.parent.name for path in root.glob("*/*/answers.jsonl") if path.parent.name in steps}
     )
-    answers, verdicts, models = [], [], {}
+    models: dict[str, dict[str, str]] = {}
+    answers, verdicts = [], []
     controls = [pd.DataFrame(columns=[*records.Control.__dataclass_fields__, "cell"])]
     for name in names or ["main"]:
         for step in steps:
@@ -62,7 +63,8 @@ def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
                 controls.append(_rows(run.input(folder / "controls.jsonl", "04_evaluate"), records.Control, name))
             if found := _models(run, folder):
                 models.setdefault(name, found)
-    return Evaluations(names, *(pd.concat(each, ignore_index=True) for each in (answers, verdicts, controls)), models)
+    joined = [pd.concat(each, ignore_index=True) for each in (answers, verdicts, controls)]
+    return Evaluations(names, joined[0], joined[1], joined[2], models)
 
 
 def _models(run: Step, folder: Path) -> dict[str, str]:
@@ -75,7 +77,7 @@ def _models(run: Step, folder: Path) -> dict[str, str]:
 
 
 def _rows(path: Path, kind: type, cell: str) -> pd.DataFrame:
-    columns = list(kind.__dataclass_fields__)
+    columns = [field.name for field in fields(kind)]
     frame = pd.DataFrame(records.read_rows(path), columns=columns).assign(cell=cell)
     for name in {"reward", "gold_reward"} & set(columns):
         frame[name] = frame[name].astype(float)  # a column of None only would stay object
@@ -118,7 +120,8 @@ def probes(run: Step, cells: list[str]) -> list[Probed]:
 
 def benchmarks(run: Step, cells: list[str], steps: list[str]) -> tuple[list[dict], list[dict]]:
     """(scores, questions) of 04's benchmarks in all cells, with a column cell; empty lists where there are none."""
-    root, found = run.folder.parent.parent, ([], [])
+    root = run.folder.parent.parent
+    found: tuple[list[dict], list[dict]] = ([], [])
     for cell in cells:
         for step in steps:
             for rows, name in zip(found, ("benchmarks.jsonl", "benchmark_questions.jsonl"), strict=True):
@@ -151,7 +154,7 @@ def cases(answers: pd.DataFrame, verdicts: pd.DataFrame, number: int, seed: int,
     of the baseline (where its text starts with two) and the judge's own words; all empty on the baseline's rows.
     """
     rank = {each: paths.sha256_json([seed, each]) for each in answers.prompt_id.unique()}
-    chosen = sorted(rank, key=rank.get)[:number]
+    chosen = sorted(rank, key=lambda each: rank[each])[:number]
     rows = answers[answers.prompt_id.isin(chosen) & (answers["sample"] == 0)]
     order = {each: place for place, each in enumerate(chosen)}
     rows = rows.sort_values("prompt_id", key=lambda column: column.map(order), kind="stable")
@@ -174,7 +177,7 @@ def cases(answers: pd.DataFrame, verdicts: pd.DataFrame, number: int, seed: int,
 
 def _said(verdicts: pd.DataFrame, baseline: str) -> dict[tuple, dict]:
     """{(cell, prompt_set, prompt_id, arm, order): verdict, scores and words of the judge} against the baseline."""
-    found = {}
+    found: dict[tuple, dict] = {}
     for row in verdicts.to_dict("records"):
         if baseline not in (row["arm_a"], row["arm_b"]):
             continue

@@ -15,6 +15,7 @@ Departures from the paper (sections 4.1 and 4.2):
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ _ABOUT_MEANS = (
 # --- any experiment's
 
 
-def wanted(more: list[str] = ()) -> dict[str, tuple]:
+def wanted(more: Sequence[str] = ()) -> dict[str, tuple]:
     """{table: pairs of arms}: the paper's three, and those asked for ("poir vs sft") as poir_pairs, if any."""
     return TABLES | ({"poir_pairs": tuple(read_pair(text) for text in more)} if more else {})
 
@@ -376,4 +377,7 @@ def _win_rate(part: pd.DataFrame) -> stats.Estimate:
     """
     scored = part.dropna(subset=["delta_wr"]).groupby("cell")[["delta_wr", "delta_wr_low", "delta_wr_high"]]
     cells = 50 + scored.agg(lambda column: column.mean(skipna=False)) / 2
-    return stats.Estimate(*cells.iloc[0], 1) if len(cells) == 1 else stats.mean(cells["delta_wr"])
+    if len(cells) != 1:
+        return stats.mean(cells["delta_wr"])
+    value, low, high = cells.iloc[0]
+    return stats.Estimate(value, low, high, 1)

@@ -80,7 +80,8 @@ def length_controlled_win_rate(
         raise ValueError(f"wanted scores from 0 (lost) to 1 (won), got {rows[:, 0].min():g} to {rows[:, 0].max():g}")
     if num == 0 or (np.ptp(rows[:, 1]) == 0 and rows[0, 1] != 0):
         return Estimate(NAN, NAN, NAN, num)
-    value = float(_rate_at_zero(*rows.T, num, alike, np.full(2, PRIOR)))
+    score, difference = rows.T
+    value = float(_rate_at_zero(score, difference, num, alike, np.full(2, PRIOR)))
     if num < MIN_PROMPTS:
         return Estimate(value, NAN, NAN, num)
     rng, chunk = np.random.default_rng(seed), max(1, 200_000 // len(rows))
@@ -88,7 +89,7 @@ def length_controlled_win_rate(
     draws = []
     for size in sizes:
         weights, prior = rng.gamma(alike, size=(size, len(rows))), _prior_weights(rng, np.full(2, PRIOR), size)
-        draws.append(_rate_at_zero(*rows.T, num, weights, prior))
+        draws.append(_rate_at_zero(score, difference, num, weights, prior))
     low, high = np.quantile(np.concatenate(draws), _ends(level))
     return Estimate(value, float(low), float(high), num)
 

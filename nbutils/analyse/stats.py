@@ -96,7 +96,9 @@ def _text(reason) -> str:
 def _rows(rows) -> list[dict]:
     if hasattr(rows, "to_dict"):
         return rows.to_dict("records")
-    return [dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in rows]
+    return [
+        dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row for row in rows
+    ]
 
 
 def outcomes_against(outcomes, baseline: str) -> list[dict]:
@@ -199,7 +201,8 @@ def win_rate_bounds(win, lose) -> tuple[float, float]:
     if len(win) == 0:
         return NAN, NAN
     points = (1 + win - lose) / 2
-    return tuple(math.fsum(np.where(np.isnan(points), filler, points)) / len(points) for filler in (0.0, 1.0))
+    worst, best = (math.fsum(np.where(np.isnan(points), filler, points)) / len(points) for filler in (0.0, 1.0))
+    return worst, best
 
 
 def planning_half_width(num: int, tie_rate: float = 0.0) -> float:

@@ -82,10 +82,11 @@ def comparisons(answers, verdicts, cell: str, baseline: str = "nan", seed: int =
         if arm == baseline:
             continue
         base = answers[(answers["prompt_set"] == prompt_set) & (answers["arm"] == baseline)]
-        pair = pd.concat([_by_prompt(part, "reward"), _by_prompt(base, "reward")], axis=1).to_numpy(dtype=float).T
-        difference, ratio = stats.paired_difference(*pair, seed), stats.log_sd_ratio(*pair, seed)
+        both = pd.concat([_by_prompt(part, "reward"), _by_prompt(base, "reward")], axis=1).to_numpy(dtype=float)
+        own, other = both.T
+        difference, ratio = stats.paired_difference(own, other, seed), stats.log_sd_ratio(own, other, seed)
         row = {"cell": cell, "prompt_set": prompt_set, "arm": arm, "baseline": baseline, "num_pairs": difference.num}
-        row |= _interval("reward_difference", difference) | {"p_reward": stats.sign_flip_test(*pair, seed)}
+        row |= _interval("reward_difference", difference) | {"p_reward": stats.sign_flip_test(own, other, seed)}
         rows.append(row | _interval("log_sd_ratio", ratio) | _sign_tests(judged.get((prompt_set, arm))))
     return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 

@@ -10,9 +10,11 @@ Two notes on the paper:
    r_max (ε1 + ε2) / λ.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+
+Number = TypeVar("Number", float, np.ndarray)  # averaged over prompts, or (num_prompts,)
 
 
 class Optimum(NamedTuple):
@@ -25,14 +27,14 @@ class Optimum(NamedTuple):
     effective_samples: np.ndarray
 
 
-class Bound(NamedTuple):
-    """Both sides of Theorem 6.1, averaged over prompts: gap ≤ finetuning + rewriting − tilting."""
+class Bound(NamedTuple, Generic[Number]):
+    """Both sides of Theorem 6.1: gap ≤ finetuning + rewriting − tilting."""
 
-    gap: float
-    finetuning: float
-    rewriting: float
-    tilting: float
-    right_side: float
+    gap: Number
+    finetuning: Number
+    rewriting: Number
+    tilting: Number
+    right_side: Number
     shift: float
     max_reward: float
 
@@ -120,8 +122,8 @@ def attainable(
 def _cross_fit(rewards, kl_weight: float, prior):
     """(KL, reward) per prompt of the prompter tilted by one half of the responses and rewarded by the other half."""
     if rewards.shape[-1] < 2:
-        best = optimum(rewards.mean(-1), kl_weight, prior)
-        return best.kl, best.reward
+        only = optimum(rewards.mean(-1), kl_weight, prior)
+        return only.kl, only.reward
     halves = rewards[..., ::2].mean(-1), rewards[..., 1::2].mean(-1)  # (num_prompts, num_rewrites) each
     best = [optimum(half, kl_weight, prior) for half in halves]
     crossed = [(each.weights * other).sum(-1) for each, other in zip(best, reversed(halves), strict=True)]
@@ -179,8 +181,8 @@ def gap(oracle, frozen, prompted) -> dict[str, float]:
     return {"delta": oracle - prompted, "delta_1": oracle - frozen, "delta_2": frozen - prompted}
 
 
-def bound(rewards, frozen, rewritten, prior, kl_weight: float, beta: float) -> Bound:
-    """Theorem 6.1, Eq. (11), for policies that can be enumerated.
+def bound(rewards, frozen, rewritten, prior, kl_weight: float, beta: float) -> Bound[float]:
+    """Theorem 6.1, Eq. (11), for policies that can be enumerated; averaged over prompts.
 
     rewards: (num_prompts, num_responses) r(x, y); frozen: the same shape, π_F(y|x);
     rewritten: (num_prompts, num_rewrites, num_responses), π_F(y|x'); prior: (num_prompts, num_rewrites), ρ_sft(x'|x).
@@ -201,7 +203,7 @@ def bound(rewards, frozen, rewritten, prior, kl_weight: float, beta: float) -> B
     return Bound(difference, first, second, third, first + second - third, float(shift), float(max_reward))
 
 
-def bound_from_samples(own_rewards, rewards, log_ratios, kl_weight: float, beta: float) -> Bound:
+def bound_from_samples(own_rewards, rewards, log_ratios, kl_weight: float, beta: float) -> Bound[np.ndarray]:
     """Theorem 6.1, Eq. (11), estimated for models; each field but shift and max_reward (num_prompts,): average them.
 
     own_rewards: (num_prompts, num_own) r(x, y) of y ~ π_F(·|x);
@@ -221,7 +223,7 @@ def bound_from_samples(own_rewards, rewards, log_ratios, kl_weight: float, beta:
     return Bound(oracle.reward - best.reward, first, second, third, first + second - third, shift, max_reward)
 
 
-def budget(epsilon_1: float, epsilon_2: float, kl_weight: float, max_reward: float = 1.0) -> float:
+def budget(epsilon_1: Number, epsilon_2: float, kl_weight: float, max_reward: float = 1.0) -> Number:
     """Section 6: the KL, r_max (ε1 + ε2) / λ nats, up to which the bound stays non-negative. ε are total variations."""
     _check(kl_weight)
     return max_reward * (epsilon_1 + epsilon_2) / kl_weight

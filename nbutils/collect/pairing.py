@@ -16,9 +16,10 @@ def make_pairs(rounds: list[Round], good_score: int, pairs_per_prompt: str = "al
         by_prompt.setdefault(each.prompt_id, []).append(each)
     pairs = []
     for group in by_prompt.values():
-        good = sorted((r for r in group if r.score is not None and r.score >= good_score), key=lambda r: -r.score)
-        bad = sorted((r for r in group if r.score is not None and r.score < good_score), key=lambda r: r.score)
-        made = [_pair(g, b) for g in good for b in bad if (g.rewrite, g.response) != (b.rewrite, b.response)]
+        scored = [(each.score, each) for each in group if each.score is not None]
+        good = sorted((pair for pair in scored if pair[0] >= good_score), key=lambda pair: -pair[0])
+        bad = sorted((pair for pair in scored if pair[0] < good_score), key=lambda pair: pair[0])
+        made = [_pair(g, b) for _, g in good for _, b in bad if (g.rewrite, g.response) != (b.rewrite, b.response)]
         pairs += made[:1] if pairs_per_prompt == "one" else made
     return pairs
 

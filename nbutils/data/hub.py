@@ -93,9 +93,9 @@ def read_hub(hub_id: str, split: str, seed: int | None) -> Iterator[dict]:
 
 def _choose_split(hub_id: str, names: list[str], split: str) -> tuple[str, str | object]:
     """(the set's split to read for a role, how a row's role is decided: `train`, `test` or by hash)."""
-    by_role = {"train": [], "test": []}
+    by_role: dict[str, list[str]] = {"train": [], "test": []}
     for name in names:
-        role = SPLITS.get(re.split(r"[_\W]", name.lower())[0])
+        role = SPLITS.get(re.split(r"[_\W]", name.lower())[0], "")
         by_role.get(role, []).append(name)
     if not by_role["test"] and (by_role["train"] or len(names) == 1):
         return (by_role["train"] or names)[0], BY_HASH

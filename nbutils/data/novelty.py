@@ -130,8 +130,8 @@ class NoveltyFilter:
         """
         num_nearest = max(num_nearest, 1)
         packed, bounds = self._bound(prompt)
-        best, least = [], 0.0  # (-score, number), sorted; the score that a place among the best takes
-        upper = np.inf
+        best: list[tuple[float, int]] = []  # (-score, number), sorted
+        least, upper = 0.0, np.inf  # least: the score that a place among the best takes
         for lower in bounds.max(initial=0.0) * np.array(_LEVELS):
             among = np.flatnonzero(bounds >= max(lower, least))
             among = among[(bounds[among] < upper) & (bounds[among] > 0)]
@@ -198,7 +198,7 @@ class NoveltyFilter:
         holders = self._holders.setdefault(term, array("i"))
         holders.append(number)
         if len(holders) > max(_COMMON[0], _COMMON[1] * number):
-            flags = np.zeros(number + 1, dtype=np.uint8)
-            flags[holders] = 1
-            self._flags[term] = bytearray(flags.tobytes())
+            marks = np.zeros(number + 1, dtype=np.uint8)
+            marks[holders] = 1
+            self._flags[term] = bytearray(marks.tobytes())
             del self._holders[term]

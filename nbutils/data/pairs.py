@@ -170,7 +170,8 @@ def _draw(found: list[PreferencePair], num_pairs: int, seed: int) -> list[Prefer
 
 def _distinct(pairs: Iterable[PreferencePair], counts: Counter, limit: int) -> list[PreferencePair]:
     """Pairs without repeats and without those that occur both ways round; at most limit, 0 for all."""
-    known, both_ways = {}, set()
+    known: dict[tuple[str, ...], PreferencePair] = {}
+    both_ways: set[tuple[str, ...]] = set()
     for pair in pairs:
         key = (pair.prompt_id, *sorted((pair.chosen, pair.rejected)))
         if key not in known:
@@ -191,7 +192,8 @@ def _distinct(pairs: Iterable[PreferencePair], counts: Counter, limit: int) -> l
 
 def _pairs(rows: Iterable[dict], ref: str, counts: Counter) -> Iterator[PreferencePair]:
     """Pairs of the rows, those of rated responses last; counts is filled as rows are read."""
-    rated, columns = {}, set()
+    rated: dict[str, tuple[int, list[tuple[float, str]]]] = {}
+    columns: set[str] = set()
     for index, row in enumerate(rows):
         row = {str(key).strip().lower().replace("-", "_"): value for key, value in row.items()}
         counts["read"] += 1
@@ -253,7 +255,8 @@ def _labelled(row: dict, good, bad) -> tuple[str, str] | str:
     if chosen == rejected:
         return "same"
     scores = ((_number(row.get(high)), _number(row.get(low))) for high, low in _SCORES)
-    high, low = next((pair for pair in scores if None not in pair), (1.0, 0.0))
+    known = ((high, low) for high, low in scores if high is not None and low is not None)
+    high, low = next(known, (1.0, 0.0))
     if high == low or str(row.get("status")).lower() == "tie":  # status: distilabel's
         return "tied"
     return (chosen, rejected) if high > low else "contradictory"
@@ -265,9 +268,10 @@ def _completions(completions) -> tuple[str, str] | str:
     scored = [(_number(row.get("overall_score")), _response(row.get("response"))) for row in rows]
     found = _best_and_worst(scored)
     finer = {_response(row.get("response")): _number(row.get("fine-grained_score")) for row in rows}
-    if isinstance(found, str) or None in (finer[found[0]], finer[found[1]]):
+    if isinstance(found, str):
         return found
-    return found if finer[found[0]] >= finer[found[1]] else "contradictory"
+    high, low = (finer[text] for text in found)
+    return "contradictory" if high is not None and low is not None and high < low else found
 
 
 def _best_and_worst(scored: list[tuple]) -> tuple[str, str] | str:
@@ -283,8 +287,8 @@ def _best_and_worst(scored: list[tuple]) -> tuple[str, str] | str:
 
 def _rating(row: dict) -> int | float | None:
     """Sum of the ratings by RATING_WEIGHTS; None where one is missing."""
-    ratings = [_number(row.get(name)) for name in RATING_WEIGHTS]
-    if None in ratings:
+    ratings = [rating for name in RATING_WEIGHTS if (rating := _number(row.get(name))) is not None]
+    if len(ratings) < len(RATING_WEIGHTS):
         return None
     return sum(weight * rating for weight, rating in zip(RATING_WEIGHTS.values(), ratings, strict=True))
 

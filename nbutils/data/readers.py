@@ -70,7 +70,7 @@ def _read_csv(path: Path, text: str) -> Iterator[dict]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                wanted = f"wanted {len(reader.fieldnames)} fields"
+                wanted = f"wanted {len(reader.fieldnames or ())} fields"
                 raise ValueError(f"{path}:{reader.line_num}: {wanted}, got more or fewer: correct or quote the line")
             yield row
     except csv.Error as error:

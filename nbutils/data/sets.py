@@ -77,10 +77,10 @@ def load_counted(
     rows = {
         "sandbox": lambda: iter(_sandbox().prompts(ref, split)),
         "evaluation": lambda: hub.read_evaluation_set(ref),
-        "file": lambda: readers.read_rows(source),
+        "file": lambda: readers.read_rows(Path(source)),
         "hub": lambda: hub.read_hub(source, split, seed if streamed and shuffle else None),
     }[kind]()
-    name = source.stem if kind == "file" else ref.split("/")[-1]  # can name a file
+    name = Path(source).stem if kind == "file" else ref.split("/")[-1]  # can name a file
     counts = Counter(read=0, empty=0, duplicates=0, other_split=0, kept=0)
     prompts = _prompts(rows, ref, name, split, counts)
     found = list(islice(prompts, num_prompts)) if streamed else list(prompts)
@@ -111,7 +111,9 @@ def files(*refs: str) -> list[Path]:
     """The files on this machine that these prompt sets are read from: a step's inputs."""
     found = (_resolve(ref) for ref in refs)
     each = (
-        source if kind == "file" else hub.local_copy(source) for kind, source in found if kind in ("file", "evaluation")
+        Path(source) if kind == "file" else hub.local_copy(source)
+        for kind, source in found
+        if kind in ("file", "evaluation")
     )
     return [path for path in dict.fromkeys(each) if path]
 
@@ -132,7 +134,7 @@ def overlap(train: list[records.Prompt], test: list[records.Prompt], threshold: 
     return {row.prompt_id for row, is_near in zip(train, near, strict=True) if is_near or row.prompt_id in test_ids}
 
 
-def _resolve(ref: str) -> tuple[str, str | Path]:
+def _resolve(ref: str) -> tuple[str, str]:
     """(kind, source): ("sandbox", ref), ("evaluation", file name), ("hub", id) or ("file", path)."""
     if ref in _sandbox().NAMES:
         return "sandbox", ref
@@ -142,7 +144,7 @@ def _resolve(ref: str) -> tuple[str, str | Path]:
         return "hub", HUB_SETS[ref]
     path = _find(Path(ref).expanduser())
     if path.is_file() and path.suffix.lower() in readers.EXTENSIONS:
-        return "file", path
+        return "file", str(path)
     wanted = f"a {', '.join(readers.EXTENSIONS[:-1])} or {readers.EXTENSIONS[-1]} file"
     if path.exists() or path.suffix.lower() in _OTHER_FILES:
         raise ValueError(
@@ -179,7 +181,8 @@ def _draw(found: list[records.Prompt], num_prompts: int, seed: int) -> list[reco
 
 def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Counter) -> Iterator[records.Prompt]:
     """Prompt rows of one split, without empty ones and duplicates; counts is filled as they are read."""
-    seen, columns = set(), set()
+    seen: set[str] = set()
+    columns: set[object] = set()
     for index, row in enumerate(rows):
         counts["read"] += 1
         columns.update(row)

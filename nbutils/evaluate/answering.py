@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from nbutils.analyse import theory
 from nbutils.collect import critique
+from nbutils.collect.critique import Loop
 from nbutils.evaluate import arms
-from nbutils.evaluate.arms import Arm
+from nbutils.evaluate.arms import Arm, Tilt
 from nbutils.experiment import paths
 from nbutils.experiment.records import Answer, Prompt, prompt_id
 from nbutils.experiment.steps import read_manifest
@@ -35,9 +36,9 @@ def rewrites_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditi
     samples: sample index of each prompt.
     """
     if arm.tilt:
-        trail = _tilted(arm, prompts, samples, given)
+        trail = _tilted(arm, arm.tilt, prompts, samples, given)
     elif arm.loop:
-        trail = _criticised(arm, prompts, samples, given)
+        trail = _criticised(arm, arm.loop, prompts, samples, given)
     elif arm.fixed:
         template = templates.load(arm.fixed, given.templates)
         trail = [[templates.messages(template, prompt=text)[-1]["content"]] for text in prompts]
@@ -48,7 +49,8 @@ def rewrites_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditi
 
 def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
     """Each prompter rewrites what the one before it wrote."""
-    current, trail = list(prompts), [[] for _ in prompts]
+    current = list(prompts)
+    trail: list[list[str]] = [[] for _ in prompts]
     for prompter in arm.prompters:
         template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else given.templates)
         sampling = replace(given.rewriting, stop=(prompter.stop,) if prompter.stop else ())
@@ -61,13 +63,13 @@ def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Condit
     return trail
 
 
-def _tilted(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+def _tilted(arm: Arm, tilt: Tilt, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
     """One rewrite of each prompt, drawn from ρ*(x'|x) of Eq. 10 over samples of the untrained prompter.
 
     The responses that weigh a rewrite are others than the one that the arm answers with. A rewrite without a reward is
     never drawn; where none has one, the first is.
     """
-    tilt, base = arm.tilt, Arm(arm.name, arm.prompters, arm.responder)
+    base = Arm(arm.name, arm.prompters, arm.responder)
     rows = [(prompt, sample * tilt.num_rewrites + i) for prompt, sample in zip(prompts, samples, strict=True)
             for i in range(tilt.num_rewrites)]  # fmt: skip
     asked, numbers = [prompt for prompt, _ in rows], [number for _, number in rows]
@@ -86,7 +88,7 @@ def _tilted(arm: Arm, prompts: list[str], samples: list[int], given: Conditions)
     return [[texts[each][i]] for each, i in zip(groups, chosen, strict=True)]
 
 
-def _criticised(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+def _criticised(arm: Arm, loop: Loop, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
     """Of each prompt the rewrite (or the prompt itself) whose response scored best in the self-critique loop.
 
     The response that the arm answers with is another than the one that was criticised: what is measured is the
@@ -98,7 +100,7 @@ def _criticised(arm: Arm, prompts: list[str], samples: list[int], given: Conditi
         asked = list({row.prompt_id: row for row, other in zip(rows, samples, strict=True) if other == sample}.values())
         first = -_LOOP_SAMPLES * (sample + 1)
         model, label = arm.prompters[0].model, f"{arm.name}: rewrites, "
-        made = critique.self_evaluate(model, arm.responder, asked, arm.loop, given, label, first)
+        made = critique.self_evaluate(model, arm.responder, asked, loop, given, label, first)
         for key, group in itertools.groupby(made, key=lambda each: each.prompt_id):
             found[key, sample] = critique.best(list(group)).rewrite
     return [[found[row.prompt_id, sample]] for row, sample in zip(rows, samples, strict=True)]

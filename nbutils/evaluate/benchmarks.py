@@ -18,7 +18,7 @@ import io
 import logging
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -256,7 +256,8 @@ def _first_line(error: Exception) -> str:
 
 def _questions(benchmark: Benchmark, tasks: dict) -> list[str]:
     """Each question once. ValueError if changing the field would not change what a task shows."""
-    field, found = field_of(benchmark), {}
+    field = field_of(benchmark)
+    found: dict[str, None] = {}
     for name, task in tasks.items():
         docs = [doc for _, doc in task.doc_iterator(limit=benchmark.num_questions or None)]
         held = docs[0].get(field)
@@ -356,7 +357,8 @@ class Responder:
         self.write = self.lm.generate_until
         self.lm._loglikelihood_tokens, self.lm.generate_until = self.log_likelihoods, self.texts
         self.identity, self.runtime, self.journal = references.identity(model), runtime, journal
-        self.label, self.screen, self.cut = label, screen, set()
+        self.label, self.screen = label, screen
+        self.cut: set[str] = set()
 
     def log_likelihoods(self, requests: list[tuple], **_) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether a greedy choice) of each option.
@@ -399,7 +401,8 @@ class Responder:
         named = {"schema": 1, "model": self.identity, "asked": what}
         keys = [paths.sha256_json({**named, "unit": unit}) for unit in units]
         unique = dict(zip(keys, zip(units, tokens, strict=True), strict=True))
-        found = {key: self.journal.get(key)[what] for key in unique if self.journal is not None and key in self.journal}
+        known = {key: self.journal.get(key) for key in unique} if self.journal is not None else {}
+        found = {key: value[what] for key, value in known.items() if value is not None}
         order = sorted(unique, key=lambda key: (-unique[key][1], key))
         batches = cut_batches(order, [unique[key][1] for key in order], self.runtime)
         batches = [
@@ -454,7 +457,7 @@ def table(scores, responders: dict | None = None) -> pd.DataFrame:
     names = {cell: (responders or {}).get(cell, cell) for cell in dict.fromkeys(rows["cell"])}
     shared = {name for name in names.values() if list(names.values()).count(name) > 1}
     names = {cell: f"{name} ({cell})" if name in shared else name for cell, name in names.items()}
-    known = {}
+    known: dict[str, dict[tuple, str]] = {}
     for row in rows.itertuples():
         line = f"{TITLES.get(row.benchmark, row.benchmark)} ({row.num_fewshot})"
         known.setdefault(line, {})[names[row.cell], row.arm] = _percent(row.value, row.value_low, row.value_high)
@@ -494,5 +497,5 @@ def _paired(right, base) -> tuple:
 
 def _frame(rows, kind: type) -> pd.DataFrame:
     """rows as a table with kind's columns, and one for the cell."""
-    rows = pd.DataFrame(rows, columns=None if len(rows) else list(kind.__dataclass_fields__))
+    rows = pd.DataFrame(rows, columns=None if len(rows) else [field.name for field in fields(kind)])
     return rows if "cell" in rows else rows.assign(cell="")

@@ -141,8 +141,8 @@ class _Step:
         """04: rewrites and responses of the arms, verdicts."""
         get, response = self._get, self._get("max_response_tokens")
         arms = list(dict.fromkeys([*filter(None, [get("baseline", "")]), *get("arms", [])]))
-        prompts = (len(get("prompt_sets", [])), "prompt sets"), (get("num_prompts"), "prompts")
-        prompts = prompts if self.prompts is None else ((len(self.prompts), "prompts"),)
+        sets = (len(get("prompt_sets", [])), "prompt sets"), (get("num_prompts"), "prompts")
+        prompts = sets if self.prompts is None else ((len(self.prompts), "prompts"),)
         each = *prompts, (get("num_samples", 1), "samples each")
         if name == "judge" or name.startswith("jury"):
             return self._judging(arms, each)

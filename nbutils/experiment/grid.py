@@ -61,7 +61,7 @@ def plan_steps(experiment: Experiment, notebooks: Path) -> list[PlannedStep]:
     return _in_order(planned)
 
 
-def collected_with(model: str, cell: str, seed: int, made: list) -> list:
+def collected_with(model: str, cell: str, seed: int | None, made: list) -> list:
     """Of the 01_collect steps in `made` those whose pairs are meant by another step's `pairs_of: model`.
 
     made: [(cell, parameters, anything)]; those whose responder is model: of this cell if there are, else of this seed,
@@ -78,8 +78,8 @@ def _in_order(planned: list[PlannedStep]) -> list[PlannedStep]:
     made = [(step.cell, step.parameters, step) for step in planned if step.notebook.startswith("01")]
     ordered: list[PlannedStep] = []
     for step in planned:
-        value = step.parameters.get
-        wanted = collected_with(value("pairs_of"), step.cell, value("seed"), made) if value("pairs_of") else []
+        model = step.parameters.get("pairs_of")
+        wanted = collected_with(model, step.cell, step.parameters.get("seed"), made) if model else []
         ordered += [other for _, _, other in wanted if other not in ordered]
         ordered += [step] if step not in ordered else []
     return ordered

@@ -85,7 +85,7 @@ def _parameter(node: ast.stmt, comments: dict[int, str], where: str) -> Paramete
         raise ValueError(f"{where}: the value of {node.target.id} is not a literal: {form}") from None
     annotation = ast.unparse(node.annotation)
     _accepted(annotation, f"{where}: {node.target.id}")
-    lines = range(node.lineno, node.end_lineno + 1)
+    lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
     return Parameter(
         node.target.id, annotation, default, " ".join(comments[line] for line in lines if line in comments)
     )
@@ -142,8 +142,8 @@ def _accepted(annotation: str, where: str) -> tuple[bool, str, str | None]:
     text = annotation.replace(" ", "").replace("List[", "list[").replace("Dict[", "dict[")
     optional = text.startswith("Optional[")
     text = text[len("Optional[") : -1] if optional else text
-    kind, _, item = text.partition("[")
-    item = item.removesuffix("]") if kind == "list" and item else None
+    kind, _, rest = text.partition("[")
+    item = rest.removesuffix("]") if kind == "list" and rest else None
     if kind not in _TYPES or (item and item not in _TYPES):
         known = f"{', '.join(_TYPES)}, list[...] or Optional[...]"
         raise ValueError(f"{where}: type {annotation} is not known: wanted {known}")
@@ -161,7 +161,7 @@ def _typed(value, kind: str, wanted: str, where: str):
         value = float(value)
     if type(value) is not _TYPES[kind]:
         raise ValueError(f"{where}: wanted {wanted}, got {value!r} ({type(value).__name__}){_hint(value, kind)}")
-    if kind == "float" and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where}: wanted a finite number, got {value!r}")
     return value
 
@@ -197,12 +197,12 @@ def _inside(limit: str, value, where: str) -> bool | None:
     if "|" in limit:
         return str(value) in [choice.strip().strip("\"'") for choice in limit.split("|")]
     bound, span = _BOUND.fullmatch(limit), _SPAN.fullmatch(limit)
-    if not bound and not span:
-        if limit.startswith(("<", ">", "≤", "≥")) or ".." in limit:
-            raise ValueError(f"{where}: limit [{limit}] in the help is not understood: write [> 0], [0..1] or [a | b]")
-        return None
-    if isinstance(value, str):
+    if isinstance(value, str) and (bound or span):
         raise ValueError(f"{where}: limit [{limit}] in the help needs a number, the value is text")
+    if bound:
+        return _COMPARE[bound[1]](value, float(bound[2]))
     if span:
         return float(span[1] or "-inf") <= value <= float(span[2] or "inf")
-    return _COMPARE[bound[1]](value, float(bound[2]))
+    if limit.startswith(("<", ">", "≤", "≥")) or ".." in limit:
+        raise ValueError(f"{where}: limit [{limit}] in the help is not understood: write [> 0], [0..1] or [a | b]")
+    return None

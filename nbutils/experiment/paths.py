@@ -60,7 +60,7 @@ def relative(path: Path) -> str:
 SCRATCH = ".part"  # ends the hidden file that becomes the real one; a kill can leave it behind
 
 
-def write_atomic(path: Path, data: str | bytes) -> Path:
+def write_atomic(path: Path | str, data: str | bytes) -> Path:
     """Write data (text as UTF-8) so that a reader, a crash or a full disk never meets half a file.
 
     An OSError names the file, relative to the project.

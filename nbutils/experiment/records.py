@@ -141,7 +141,7 @@ def prompt_id(text: str) -> str:
 
 def dump(row) -> str:
     """One row as one line of ASCII JSON, without the line end. NaN and infinity are refused: they are not values."""
-    row = dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row
+    row = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
     return json.dumps(row, ensure_ascii=True, allow_nan=False)
 
 

@@ -35,7 +35,7 @@ class Step:
         self.notebook = notebook
         self.parameters = {**parameters, "step": step}
         self.folder = paths.step_folder(parameters["experiment"], parameters["cell"], step)
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float] = {}
         self._inputs: dict[str, str] = {}
         self._outputs: list[str] = []
         self._started = time.time()
@@ -169,7 +169,8 @@ def parameter_names(notebook: str) -> list[str]:
     """Names that the tagged parameter cell of the source notebook assigns."""
     tagged = [cell for cell in _cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     tree = ast.parse("\n".join(_source(cell) for cell in tagged))
-    return [node.target.id for node in tree.body if isinstance(node, ast.AnnAssign)]
+    targets = [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def versions() -> dict[str, str]:

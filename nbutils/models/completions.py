@@ -7,12 +7,16 @@ import re
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from nbutils.experiment import redaction
 from nbutils.models.references import Server
 from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request_seed
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI  # takes a second to load
 
 _OPTIONAL = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")  # what a server may refuse to take
 _REFUSED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|forbidden|permitted", re.I)
@@ -43,7 +47,7 @@ def refused_by(server: str, model: str) -> set[str]:
 class Chat:
     """A model behind an API and how it is asked. without: parameters that it has refused, which are no longer sent."""
 
-    client: object
+    client: "AsyncOpenAI"
     server: Server
     sampling: Sampling
     without: set[str]

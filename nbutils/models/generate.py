@@ -39,8 +39,8 @@ def generate(
     identity, shared = references.identity(model), asdict(sampling)
     requests = [request(identity, prompt, shared, sample) for prompt, sample in _zip(prompts, samples)]
     keys = [paths.sha256_json(request) for request in requests]
-    known = {key: journal.get(key) for key in keys if journal is not None and key in journal}
-    answers = {key: Generation(**value) for key, value in known.items()}
+    known = {key: journal.get(key) for key in keys} if journal is not None else {}
+    answers = {key: Generation(**value) for key, value in known.items() if value is not None}
     unique = dict(zip(keys, requests, strict=True))
     backend = {"api": api.generate_api, "callable": _generate_callable}.get(references.kind(model), _generate_local)
     bar = tqdm(total=len(unique), initial=len(answers), desc=label, disable=label is None, mininterval=1.0)

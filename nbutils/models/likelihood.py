@@ -35,7 +35,7 @@ def log_probabilities(
     unique = {(tuple(prompt), tuple(text), bool(end)): None for prompt, text, end in rows}
     order = sorted(unique, key=lambda row: (-len(row[0]) - len(row[1]), row))
     batches = cut_batches(order, [len(row[0]) + len(row[1]) for row in order], runtime)
-    found = {}
+    found: dict[tuple, float] = {}
     for batch, values in run_batches(batches, lambda batch: _forward(net, tokenizer, batch, sampling)):
         found.update(zip(batch, values, strict=True))
     return [found[tuple(prompt), tuple(text), bool(end)] for prompt, text, end in rows]

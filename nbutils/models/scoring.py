@@ -32,7 +32,8 @@ def score(
     pairs = [(prompt, response) for prompt, response in zip(prompts, responses, strict=True) if response is not None]
     identity = references.identity(model)
     keys = {pair: paths.sha256_json(["reward", identity, *pair]) for pair in pairs}
-    found = {pair: journal.get(key)["reward"] for pair, key in keys.items() if journal is not None and key in journal}
+    known = {pair: journal.get(key) for pair, key in keys.items()} if journal is not None else {}
+    found = {pair: value["reward"] for pair, value in known.items() if value is not None}
     backend = _score_callable if references.kind(model) == "callable" else _score_classifier
     with tqdm(total=len(keys), initial=len(found), desc=label, disable=label is None, mininterval=1.0) as bar:
         for raw in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():

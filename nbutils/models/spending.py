@@ -111,12 +111,12 @@ class Spending:
         with self._lock:
             if self.limits.max_calls and self.calls >= self.limits.max_calls:
                 raise SpendLimit(self._said("max_calls", f"{self.limits.max_calls:,} calls"))
-            if self.limits.max_usd and most is None:
-                raise SpendLimit(
-                    f"{model} has no price in the prices file, and max_usd is set: add it, or set max_usd 0"
-                )
-            if self.limits.max_usd and self.usd + self._set_aside + most > self.limits.max_usd:
-                raise SpendLimit(self._said("max_usd", f"${self.limits.max_usd:,.2f}"))
+            if self.limits.max_usd:
+                if most is None:
+                    advice = "and max_usd is set: add it, or set max_usd 0"
+                    raise SpendLimit(f"{model} has no price in the prices file, {advice}")
+                if self.usd + self._set_aside + most > self.limits.max_usd:
+                    raise SpendLimit(self._said("max_usd", f"${self.limits.max_usd:,.2f}"))
             self.calls += 1
             self._set_aside += most or 0.0
         return most or 0.0

@@ -89,7 +89,8 @@ def _split_header(text: str) -> tuple[dict[str, str], str]:
     end = lines.index("---") if "---" in lines else 0
     if not all(line.startswith("#") for line in lines[:end]) or "---" not in lines:
         return {}, text
-    header, key = {}, ""
+    header: dict[str, str] = {}
+    key = ""
     for line in lines[:end]:
         match = re.match(r"#\s*(\w+):\s*(.*)", line)
         if match:
@@ -187,7 +188,7 @@ def parse_instructions(text: str) -> list[str]:
     Each is the first paragraph after its label, without quotes, numbering or bullets; of a number that comes twice
     the first that is not empty counts. Returns none, one or two prompts; text without labels gives none.
     """
-    found = {}
+    found: dict[str, str] = {}
     for label, end in _segments(list(_INSTRUCTION.finditer(text)), text):
         paragraph = re.split(r"\n[ \t\r]*\n", text[label.end() : end].strip(), maxsplit=1)[0]
         instruction = _clean(_NEXT_LABEL.sub("", paragraph))

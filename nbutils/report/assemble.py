@@ -194,7 +194,9 @@ def _steps(report_folder: Path) -> list[dict]:
 
 def _lead(summary: list[dict], lost: list[dict], steps: list[dict]) -> str:
     """The first line: how much there is, and how much is missing, with reasons."""
-    plotted = next((step["manifest"]["counts"] for step in steps if step["manifest"]["cell"] == "all"), {})
+    plotted: dict[str, float] = next(
+        (step["manifest"]["counts"] for step in steps if step["manifest"]["cell"] == "all"), {}
+    )
     prompts = plotted.get(
         "prompts", sum(number(row["num_prompts"]) or 0 for row in summary if row["arm"] == summary[0]["arm"])
     )
@@ -214,10 +216,11 @@ def _several(count: float, what: str) -> str:
 
 def _warning(lost: list[dict]) -> str:
     """What to say where a large part of the rewards or verdicts is missing; "" if none is."""
-    missing, wanted = Counter(), {}
+    missing: Counter = Counter()
+    wanted: dict[tuple, float] = {}
     for row in lost:
         key = (row.get("cell"), row["what"], row["prompt_set"], row["arm"])
-        missing[key] += number(row["num_missing"]) or 0
+        missing[key] += int(number(row["num_missing"]) or 0)
         wanted[key] = number(row["num_wanted"]) or 0
     worst = max((missing[key] / wanted[key] for key in missing if wanted[key]), default=0)
     if worst <= _MANY_UNSCORED:
@@ -268,7 +271,8 @@ def _known(name: str) -> str:
 
 def _cases(rows: list[dict]) -> list[dict]:
     """Prompts with what each arm made of them, in the table's order."""
-    several, cases = _several_values(rows), {}
+    several = _several_values(rows)
+    cases: dict[tuple, dict] = {}
     for row in rows:
         where = [row[key] for key in several]
         case = cases.setdefault((*where, row["prompt"]), {"prompt": row["prompt"], "where": where, "sides": []})

@@ -38,7 +38,7 @@ def _draw(line: str, latex: str, display: bool) -> Markup:
         warnings.simplefilter("ignore")  # a missing glyph is drawn as a box: no reason to write to the terminal
         depth = math_to_image(f"${line}$", file, prop=FontProperties(size=size, math_fontfamily="cm"), format="svg")
     svg = re.sub(rb"<metadata>.*?</metadata>", b"", file.getvalue(), flags=re.DOTALL)
-    height = float(re.search(rb'height="([\d.]+)pt"', svg)[1])
+    height = float(re.findall(rb'height="([\d.]+)pt"', svg)[0])
     kind = "math display" if display else "math"
     style = f"height:{height / size:.3f}em;vertical-align:{-depth / size:.3f}em"
     encoded = base64.b64encode(svg).decode("ascii")

@@ -160,6 +160,7 @@ def explain(error: BaseException | None) -> str:
     if kind == "DeadKernelError":
         return "the kernel died: killed, or out of memory"
     if kind == "PapermillExecutionError":
-        kind, text = error.ename, f"{error.evalue} (in cell [{error.exec_count}])"
+        said = vars(error)
+        kind, text = said["ename"], f"{said['evalue']} (in cell [{said['exec_count']}])"
     text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(text.split())).rstrip(".")
     return redact(f"{kind}: {text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + ' …'}")

@@ -173,7 +173,7 @@ def _counted(step: PlannedStep) -> dict:
             size = None
         if size is None and not wanted:
             return step.parameters
-        total += min(size or wanted, wanted or size)
+        total += min((each for each in (size, wanted) if each), default=0)
     return step.parameters | {"prompt_sets": [""], "num_prompts": total}
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from nbutils.experiment import paths, steps
@@ -105,7 +106,7 @@ def _locked(experiment: Experiment):
 
 
 @contextlib.contextmanager
-def _listening():
+def _listening() -> Iterator[list[int]]:
     """A list that receives the numbers of SIGINT, SIGTERM and SIGHUP while the run lasts."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

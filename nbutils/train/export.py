@@ -36,7 +36,7 @@ def export_pairs(experiment: str, cell: str, kind: str, out: str, target: str = 
         raise FileNotFoundError(f"{paths.relative(folder / 'pairs.jsonl')} not found: run 01_collect first")
     pairs = records.read_rows(folder / "pairs.jsonl", records.Pair)
     rows = _to_train(pairs, folder, target) if kind == "trl" else _with_lineage(pairs, folder)
-    place = out if kind == "hub" else Path(out or f"pairs.{'jsonl' if kind == 'trl' else kind}")
+    place = out if kind == "hub" else str(Path(out or f"pairs.{'jsonl' if kind == 'trl' else kind}"))
     _WRITERS[kind](rows, place)
     left_out = f", {len(pairs) - len(rows)} left out that hold the delimiter" if len(rows) < len(pairs) else ""
     return f"{len(rows):,} pairs in {place}{left_out}"
@@ -54,7 +54,7 @@ def _to_train(pairs: list, folder: Path, target: str) -> list[dict]:
     return poir_texts.examples(kept, target, manifest["parameters"].get("templates", "sandbox"))
 
 
-def _write_parquet(rows: list[dict], place: Path) -> None:
+def _write_parquet(rows: list[dict], place: str) -> None:
     import pandas as pd
 
     flat = [row | {name: json.dumps(row[name]) for name in ("source", "critiques")} for row in rows]
@@ -73,5 +73,8 @@ def _push(rows: list[dict], place: str) -> None:
         raise ConnectionError(f"{place} could not be pushed ({first}): go online, then `hf auth login`") from None
 
 
-_WRITERS = {"jsonl": lambda rows, place: records.write_rows(place, rows)}
-_WRITERS |= {"trl": _WRITERS["jsonl"], "parquet": _write_parquet, "hub": _push}
+def _write_rows(rows: list[dict], place: str) -> None:
+    records.write_rows(Path(place), rows)
+
+
+_WRITERS = {"jsonl": _write_rows, "trl": _write_rows, "parquet": _write_parquet, "hub": _push}

@@ -94,7 +94,7 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
     """
     heads = [render(policy, tokenizer, row["prompt"]) for row in rows]
     closings = [closing_of(tokenizer, row["prompt"]) for row in rows]
-    made = [{"prompt_ids": ids} for ids in _encode(tokenizer, heads)]
+    made: list[dict] = [{"prompt_ids": ids} for ids in _encode(tokenizer, heads)]
     for side in ("completion",) if target == "sft" else ("chosen", "rejected"):
         parts = [_parts(row[side][0]["content"], end, target) for row, end in zip(rows, closings, strict=True)]
         first = continued(tokenizer, heads, [rewrite for rewrite, _ in parts])

@@ -182,8 +182,8 @@ class PPOTrainer(RLOOTrainer):
         self.return_scale = ReturnScale(args.value_decay)
         self.add_callback(_BeforeUpdate(self))
         self._values = None  # list of (chunk, P + T) while log-probs of the policy are computed
-        self._passes = []  # (log-probs, values or None) of the policy, then of the reference
-        self._update_kl = []  # (sum over rows, rows) of each part of the minibatch, nats
+        self._passes: list[tuple] = []  # (log-probs, values or None) of the policy, then of the reference
+        self._update_kl: list[tuple] = []  # (sum over rows, rows) of each part of the minibatch, nats
         self._stopped, self._num_skipped = False, 0  # of this rollout's updates
 
     # Critic

@@ -116,7 +116,7 @@ def pair_margins(model: str, pairs: list[PreferencePair], runtime: Runtime = Run
     chosen = score(model, prompts, [pair.chosen for pair in pairs], runtime)
     rejected = score(model, prompts, [pair.rejected for pair in pairs], runtime)
     return [
-        {"prompt_id": pair.prompt_id, "margin": None if None in (high, low) else high - low}
+        {"prompt_id": pair.prompt_id, "margin": None if high is None or low is None else high - low}
         for pair, high, low in zip(pairs, chosen, rejected, strict=True)
     ]
 

@@ -128,7 +128,7 @@ def _rates(axis, part: pd.DataFrame, flags: list[str], arms: list[str]) -> None:
         if np.isfinite(others[0]):
             axis.plot(others[0], y, "|", ms=8, mew=2.2 if known else 1, color=_OTHERS, zorder=2.5)
         if np.isfinite(flagged[0]):
-            interval_dot(axis, y, *flagged, arm_color(arm))
+            interval_dot(axis, y, flagged[0], flagged[1], flagged[2], arm_color(arm))
         for (place, color), rate in zip(_COLUMNS.values(), (flagged[0], others[0]), strict=True):
             _beside(axis, y, place, f"{rate:.0f}" if np.isfinite(rate) else "–", color)
 

@@ -55,8 +55,8 @@ def reward_means(summary, reward: str = "reward"):
     unit = REWARD_UNITS if reward == "reward" else "gold reward"
     figure, axes = grid(title, f"{ends} · n = {prompts} prompts", parts, ROW, unit)
     for axis, (_, part) in zip(axes, parts, strict=True):
-        values = [numbers(part, column) for column in (name, f"{name}_low", f"{name}_high")]
-        _mean_rows(axis, list(part["arm"]), *values, warn=f"{name}_low" in table)
+        means, lows, highs = (numbers(part, column) for column in (name, f"{name}_low", f"{name}_high"))
+        _mean_rows(axis, list(part["arm"]), means, lows, highs, warn=f"{name}_low" in table)
     align_arms(axes)
     room_on_the_right(axes, 0.2)
     return figure
@@ -130,11 +130,12 @@ def _outcome_bars(axis, part: pd.DataFrame, unscored: bool, columns: int) -> Non
     end = (124 if alone else 114) if unscored else 100
     sizes = LABEL_SIZES if alone else ((8, 0.17 * end / _PANELS[columns - 1]),)
     counts = {name: numbers(part, name) for name in OUTCOME_COLORS}
-    total, left = sum(counts.values()), np.zeros(len(part))
+    left = np.zeros(len(part))
+    total = sum(counts.values(), left)
     for name, color in OUTCOME_COLORS.items():
         share, ink = 100 * counts[name] / np.where(total > 0, total, 1), "white" if name == "win" else INK
         axis.barh(range(len(part)), share, left=left, height=0.66, color=color, edgecolor="white", lw=0.8)
-        for y in np.flatnonzero(share > 0):
+        for y in np.flatnonzero(share > 0).tolist():
             label_inside(axis, left[y], share[y], y, f"{counts[name][y]:.4g}", ink, sizes)
         left = left + share
     style = {"va": "center_baseline", "color": FAINT, "style": "italic"}

@@ -109,7 +109,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str, key: dict
     figure.get_layout_engine().set(rect=(0.01, 0.01, 0.98, height / total - 0.01), w_pad=0.08, h_pad=0.06)
     figure.text(0.12 / width, 1 - 0.12 / total, title, size=13, weight="bold", va="top")
     figure.text(0.12 / width, 1 - 0.42 / total, "\n".join(lines), size=9.5, color=FAINT, va="top", linespacing=1.25)
-    if names:
+    if key:
         handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in key.values()]
         place = {"loc": "upper left", "bbox_to_anchor": (0.12 / width, 1 - (key_top - 0.1) / total), "ncols": columns}
         style = {"handlelength": 0.9, "handleheight": 0.9, "columnspacing": 1.3, "handletextpad": 0.5}
