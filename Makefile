@@ -4,8 +4,8 @@ PYTHON ?= python3
 # The torch to install, e.g. TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 EXPERIMENT ?= params/sandbox.yml
-# Test files at a time, each with one thread and about 1 GB of memory.
-WORKERS ?= 2
+# Test files at a time, each with one thread and about 1 GB of memory: one more than the cores, since some of them wait.
+WORKERS ?= 3
 
 VENV_PYTHON := .venv/bin/python
 WORKBOOK := $(VENV_PYTHON) -m nbutils.run.cli
@@ -47,9 +47,10 @@ sandbox: setup ## run the whole experiment on the embedded sandbox: no network, 
 test: lint ## lint, then run all tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-lint: setup ## check style without changing anything
+lint: setup ## check style and types without changing anything
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
 
 format: setup ## format code and notebooks, strip outputs from notebooks
 	$(VENV_PYTHON) -m ruff check --fix .
@@ -64,5 +65,5 @@ lab: setup ## open the notebooks in JupyterLab
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
 clean: ## remove the environment and the caches; results in outputs/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find nbutils tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | while IFS= read -r folder; do rm -rf "$$folder"; done

@@ -7,12 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest  # noqa: E402
 
-LONGEST = ("test_resume.py", "test_runner.py", "test_audit.py", "test_sandbox.py", "test_poir.py", "test_alignpro.py")
+LONGEST = (
+    *("test_resume_evaluation", "test_resume", "test_runner", "test_ppo", "test_api_resume", "test_resume_ledger"),
+    *("test_paid_steps", "test_benchmarks", "test_sandbox", "test_plots", "test_alignpro", "test_coverage"),
+    *("test_plots_audit", "test_reward_model", "test_memory", "test_transformers_serve"),
+)
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that workers side by side end at about the same time."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Text that a model or a data set could put into an output, and a parser that finds what is active in a page."""
 
 import html.parser
+import json
 
 NOWHERE = "http://127.0.0.1:9"
 HOSTILE_HTML = (
@@ -82,3 +83,25 @@ def visible_text(page: str) -> str:
     finder = _Finder()
     finder.feed(page)
     return "".join(finder.texts)
+
+
+# Texts that are hard to carry: odd line breaks, half a character, NUL, right to left, slots, markup, a megabyte.
+NASTY = [
+    "tell me\u0085about the fox.",
+    "a line\u2028and another",
+    "half a \ud800 character",
+    "nothing \x00 here",
+    "\u202eright to left",
+    "{answer_b} {prompt} {fence}",
+    "<script>alert(1)</script> & <b>",
+    '=1+1,"quoted"\r\nand a break',
+    "[[A]]\n### Response of a kind",
+    "word " * 200_000,
+]
+
+
+def write_nasty(folder):
+    """A file with each text once to train on and once to be asked; its name."""
+    rows = [{"prompt": f"{split} {text}", "split": split} for split in ("train", "test") for text in NASTY]
+    (folder / "nasty.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "nasty.jsonl")

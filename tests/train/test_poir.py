@@ -2,10 +2,12 @@
 
 import inspect
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hostile import NASTY
 from transformers import AutoModelForCausalLM
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -282,6 +284,16 @@ def test_every_target_trains_and_becomes_an_arm(tmp_path, target, policy):
     given = Conditions("sandbox", Sampling(max_new_tokens=32), Sampling(max_new_tokens=32))
     made = answering.answer(arm, [Prompt("id", PAIR.prompt, "s")], 1, given)
     assert made[0].response and templates.DELIMITER.strip() not in made[0].rewrite
+
+
+@pytest.mark.slow
+def test_nasty_pairs_are_taught_as_they_are(tmp_path):
+    """Odd line breaks, NUL, slots, markup, half a character: every text stands in what is taught."""
+    texts = [text for text in NASTY if len(text) < 100]
+    pairs = [replace(PAIR, prompt=text, good_rewrite=f"{text} please", good_response=f"{text}!") for text in texts]
+    for text, row in zip(texts, poir_texts.examples(pairs, "poir", "sandbox"), strict=True):
+        assert text in row["prompt"][-1]["content"] and f"{text} please" in row["chosen"][-1]["content"]
+    assert all(math.isfinite(row["loss"]) for row in train(tmp_path, pairs))
 
 
 @pytest.mark.slow
