@@ -7,7 +7,7 @@ Patterns and word lists hold a rewrite against its prompt; nothing here understa
    constraints and requests are read in English only.
 2. A flag that cannot apply is missing, not False: a prompt without numbers cannot lose one, and where the prompter
    wrote nothing there is no rewrite to look at.
-3. The prompt is the unit, as in nbutils.stats: samples of a prompt are averaged first, so counts may be fractions.
+3. The prompt is the unit, as in stats.py: samples of a prompt are averaged first, so counts may be fractions.
 4. That flagged prompts lose more often shows no cause: prompts that are easily damaged may be hard ones, and among a
    dozen flags some differ by chance.
 """

@@ -1,4 +1,4 @@
-"""The reward-KL frontier and Theorem 6.1 measured: tables made of nbutils.probe's samples, with intervals over prompts.
+"""The reward-KL frontier and Theorem 6.1 measured: tables made of probe.py's samples, with intervals over prompts.
 
     attainable   for every λ what the closed-form prompter (Eq. 10) earns, over the samples
     points       J and KL(ρ ‖ ρ_sft) of each checkpoint, and how much of the attainable gain at its KL it has reached

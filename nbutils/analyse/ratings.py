@@ -13,7 +13,7 @@ Choices that change a number:
    Exp(1), with all its pairs, and each of the prior's wins and losses one from Gamma(its mean), then fits again. With
    two arms and no lengths this is Jeffreys' interval for a proportion. Resampling prompts with a fixed ridge penalty
    would give all wins an interval of no width; this gives 20 wins of 20 the one from 0.88 to 1.00. Coverage is 91%
-   to 98%, lowest below 50 prompts and at win rates near 0.9 (tests/test_coverage.py).
+   to 98%, lowest below 50 prompts and at win rates near 0.9 (tests/analyse/test_coverage.py).
 4. No order of rows changes a number; every draw follows from the seed.
 """
 

@@ -1,6 +1,6 @@
 """Rows of answers and verdicts -> summary, comparisons, quantiles, what is missing; written as csv, md and tex.
 
-The prompt is the unit (nbutils.stats): a prompt's samples are averaged first, so that `win` counts prompts and holds
+The prompt is the unit (stats.py): a prompt's samples are averaged first, so that `win` counts prompts and holds
 fractions where several samples of a prompt disagree. Only `reward_variance` is over all answers, as in Align-Pro's
 Figure 3. Any order of the rows gives the same table.
 The arm `nan` is a name: read a table back with `read`, plain pandas takes the word for a missing value.

@@ -3,7 +3,7 @@
 For each prompt x: num_rewrites responses of the frozen responder to x itself (own), as many rewrites of the untrained
 prompter (initial), a quarter as many of each checkpoint (step N, trained), num_responses responses to each rewrite,
 and r(x, y) of every one. What a checkpoint wrote has its log-ratio log ρ(x'|x) − log ρ_sft(x'|x), whose mean is
-KL(ρ ‖ ρ_sft) in nats per rewrite; what the untrained policy wrote has that of the trained one. nbutils.frontier makes
+KL(ρ ‖ ρ_sft) in nats per rewrite; what the untrained policy wrote has that of the trained one. analyse.frontier makes
 the curve, the points and the bound of these rows.
 
 With policy `responder` (the RLHF oracle) a draw is the response itself: own and initial are then the same.

@@ -125,7 +125,7 @@ class PartsTrainer(DPOTrainer):
 
     log π(rewrite + response) = log π(rewrite) + log π(response | rewrite) (Eq. 1), so each logged number is the sum of
     its two parts, and so is the margin β·[log π/π_ref (chosen) − log π/π_ref (rejected)]. The loss is TRL's.
-    tests/test_poir.py records the signatures of the methods overridden here: they are TRL's private ones.
+    tests/train/test_poir.py records the signatures of the methods overridden here: they are TRL's private ones.
     """
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):

@@ -159,7 +159,7 @@ class _BeforeUpdate(TrainerCallback):
 class PPOTrainer(RLOOTrainer):
     """RLOOTrainer with a critic; `args` is a PPOConfig, every other argument is RLOOTrainer's.
 
-    tests/test_ppo.py records the signatures of the methods overridden here: they are TRL's private ones.
+    tests/train/test_ppo.py records the signatures of the methods overridden here: they are TRL's private ones.
     """
 
     _name = "PPO"
