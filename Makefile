@@ -52,10 +52,11 @@ lint: setup ## check style and types without changing anything
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
 
-format: setup ## format code and notebooks, strip outputs from notebooks
+format: setup ## format code and notebooks, strip outputs from notebooks, note their defaults
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 	$(VENV_PYTHON) -m nbstripout --keep-id notebooks/*.ipynb
+	$(VENV_PYTHON) -m nbutils.experiment.defaults
 
 figures: setup ## tables, figures and report from stored results, where these have changed (EXPERIMENT=params/sandbox.yml)
 	$(WORKBOOK) run "$(EXPERIMENT)" --cell all
