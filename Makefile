@@ -62,8 +62,11 @@ figures: setup ## tables, figures and report from stored results, where these ha
 	$(WORKBOOK) run "$(EXPERIMENT)" --cell all
 	$(WORKBOOK) report "$(EXPERIMENT)"
 
-lab: setup ## open the notebooks in JupyterLab
-	$(VENV_PYTHON) -m jupyterlab notebooks
+lab: setup ## open the notebooks in JupyterLab (ARGS="--port 9000 --no-browser", and --allow-root as root)
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+		> .venv/share/jupyter/lab/settings/overrides.json
+	$(VENV_PYTHON) -m jupyterlab notebooks $(ARGS)
 
 clean: ## remove the environment and the caches; results in outputs/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from browser import CHROMIUM
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @contextlib.contextmanager
 def served(project: Path, **variables):
@@ -18,7 +20,7 @@ def served(project: Path, **variables):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": str(project), "JUPYTER_CONFIG_DIR": str(project / ".jupyter")} | variables
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(project / ".jupyter")} | variables
     environment.pop("WORKBOOK_OUTPUTS", None)
     command = [sys.executable, "-m", "jupyterlab", "notebooks", "--no-browser", f"--port={port}", "--allow-root"]
     command += ["--IdentityProvider.token=", "--ServerApp.ip=127.0.0.1", "--LabApp.news_url=", "--log-level=ERROR"]
