@@ -215,15 +215,15 @@ def _lead(summary: list[dict], lost: list[dict], steps: list[dict]) -> str:
     for row in lost:
         reasons[row["what"], row["reason"]] += int(number(row["num_missing"]) or 0)
     listed = ", ".join(f"{_several(count, what)} ({why})" for (what, why), count in reasons.most_common() if count)
-    scored = "unscored: " + listed if listed else "every answer and every pair was scored"
-    return ", ".join(parts) + f"; {scored}{_cut_short(summary)}."
+    said = ["unscored: " + listed if listed else "every answer and every pair was scored", _cut_short(summary)]
+    return "; ".join([", ".join(parts), *filter(None, said)]) + "."
 
 
 def _cut_short(summary: list[dict]) -> str:
     """What the first line adds where responses or rewrites ended at their limit of tokens; "" where none did."""
     shares = {what: _most(summary, name) for name, what in _CUTS.items()}
     said = [f"{percent(max(share, 0.001))} of an arm's {what}" for what, share in shares.items() if share]
-    return f"; but up to {' and '.join(said)} were cut at their limit of tokens" if said else ""
+    return f"cut at their limit of tokens: up to {' and '.join(said)}" if said else ""
 
 
 def _most(summary: list[dict], name: str) -> float:

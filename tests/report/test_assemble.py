@@ -116,8 +116,8 @@ def test_a_large_share_of_cut_answers_is_on_the_page_and_in_the_terminal(plot):
     rows = [(*NAN, 1.0, ""), (*POIR, 0.043, 0.125)]
     write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, rows)
     text = " ".join(visible_text(assemble.write_report("tiny").read_text("utf-8")).split())
-    assert "2 arms; every answer and every pair was scored; but up to 100.0% of an arm's responses and 12.5% of" in text
-    assert "an arm's rewrites were cut at their limit of tokens." in text
+    assert "2 arms; every answer and every pair was scored; cut at their limit of tokens: up to 100.0% of" in text
+    assert "100.0% of an arm's responses and 12.5% of an arm's rewrites." in text
     for banner in ("nan 100.0%. Raise max_response_tokens", "poir 12.5%. Raise max_rewrite_tokens"):
         assert text.index(f"was compared: {banner} and run 04") < text.index("what the others are judged against")
     assert "4.3% rewrites 12.5%" in text and "poir 4.3%" not in text  # below 5%: in the table alone
@@ -129,7 +129,8 @@ def test_a_large_share_of_cut_answers_is_on_the_page_and_in_the_terminal(plot):
 def test_a_small_share_of_cut_answers_is_in_the_table_and_the_first_line_alone(plot):
     write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.05, ""), (*POIR, 0.0002, 0.0)])
     page = assemble.write_report("tiny").read_text("utf-8")
-    assert "but up to 5.0% of an arm's responses were cut" in visible_text(page) and "Raise" not in page
+    assert "scored; cut at their limit of tokens: up to 5.0% of an arm's responses." in visible_text(page)
+    assert "Raise" not in page
     assert assemble.headline("tiny")[0].endswith("win rate against the baseline")
     write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.0, ""), (*POIR, 0.0002, 0.0)])
     assert "up to 0.1% of" in assemble.write_report("tiny").read_text("utf-8")  # never 0.0%
