@@ -9,10 +9,9 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from nbutils.experiment import errors, paths, recording
+from nbutils.experiment import errors, paths, recording, sessions
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.params import check, read_schema
 
@@ -49,7 +48,7 @@ class Step:
         self._inputs: dict[str, str] = {}
         self._outputs: list[str] = []
         self._new_folders: list[str] = []
-        self._started = time.time()
+        self._started = 0.0  # of this session, by sessions.begin
 
     def input(self, path: Path, made_by: str) -> Path:
         """path, recorded with its hash. FileNotFoundError names the notebook that makes it."""
@@ -100,14 +99,16 @@ class Step:
         self.counts[name] = number if isinstance(number, float) else int(number)
 
     def finish(self, tokens: int = 0) -> dict:
-        """Write manifest.json, atomically and last; returns it. tokens: generated in this step.
+        """Write manifest.json, atomically and last; returns it. tokens: generated in this step, or trained on by 03.
 
+        Its seconds are those of all the sessions that the step took, one that was killed until its last sign of life.
         Raises FileNotFoundError if a promised output is not there.
         """
         self._place_new_folders()
         missing = [name for name in self._outputs if not (self.folder / name).exists()]
         if missing:
             raise FileNotFoundError(f"{paths.relative(self.folder)}: {', '.join(missing)} not written by this notebook")
+        seconds, num_sessions = sessions.end(self.folder, self._started)
         manifest = {
             "schema": 1,
             "notebook": self.notebook,
@@ -122,7 +123,8 @@ class Step:
             "counts": self.counts,
             "versions": versions(),
             "commit": commit(),
-            "seconds": round(time.time() - self._started, 1),
+            "seconds": round(seconds, 1),
+            "sessions": num_sessions,
             "tokens": tokens,
         }
         paths.write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
@@ -147,6 +149,7 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
     opened = Step(notebook, known, name)
     try:
         opened.folder.mkdir(parents=True, exist_ok=True)
+        opened._started = sessions.begin(opened.folder)
         for scratch in opened.folder.rglob(f".*{paths.SCRATCH}"):  # of a run that was killed while it wrote
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
     except OSError as error:

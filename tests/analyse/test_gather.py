@@ -6,11 +6,12 @@ import json
 import pandas as pd
 import pytest
 
-from nbutils.analyse import gather
+from nbutils.analyse import gather, tables
 from nbutils.experiment import records, steps
 from nbutils.experiment.records import Answer, Round, Verdict
 
 PARAMETERS = {"experiment": "e", "cell": "all", "seed": 0}
+END = {"prompt 1": "length", "prompt 2": "stop"}
 
 
 def answer(prompt, arm, reward=1.0, sample=0):
@@ -82,6 +83,18 @@ def test_missing_rewards_stay_missing(outputs):
     records.write_rows(folder / "verdicts.jsonl", [])
     found = gather.evaluations(steps.open_step("05_plot", PARAMETERS, "plot"), [], ["evaluate"])
     assert found.answers.reward.isna().all() and len(found.verdicts) == 0
+
+
+def test_endings_are_read_where_they_were_stored(outputs):
+    """Cell a is of an older run; in b one of two responses was cut, behind a rewrite that was not."""
+    new = [dataclasses.replace(answer(x, "poir"), finish=end, rewrites_cut=False) for x, end in END.items()]
+    old = [{k: v for k, v in dataclasses.asdict(row).items() if k not in ("finish", "rewrites_cut")} for row in new]
+    for cell, rows in (("a", old), ("b", new)):
+        records.write_rows(outputs / "e" / cell / "evaluate" / "answers.jsonl", rows)
+        records.write_rows(outputs / "e" / cell / "evaluate" / "verdicts.jsonl", [])
+    found = gather.evaluations(steps.open_step("05_plot", PARAMETERS, "plot"), [], ["evaluate"])
+    shares = {name: tables.summary(a, v, name)[["cut", "cut_rewrites"]].iloc[0] for name, a, v in found.by_cell()}
+    assert shares["a"].isna().all() and shares["b"].tolist() == [0.5, 0.0]
 
 
 def test_models_come_from_the_manifest_of_the_evaluation(run, outputs):

@@ -108,8 +108,53 @@ def test_a_judge_that_fails_its_checks_is_announced_above_the_table(plot):
     assert text.index(wanted) < text.index("what the others are judged against")
 
 
+CUT = ("cut", "cut_rewrites")
+
+
+def test_a_large_share_of_cut_answers_is_on_the_page_and_in_the_terminal(plot):
+    """30 of 30 responses at the limit, as of a real model: no line may say that all is well."""
+    rows = [(*NAN, 1.0, ""), (*POIR, 0.043, 0.125)]
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, rows)
+    text = " ".join(visible_text(assemble.write_report("tiny").read_text("utf-8")).split())
+    assert "2 arms; every answer and every pair was scored; cut at their limit of tokens: up to 100.0% of" in text
+    assert "100.0% of an arm's responses and 12.5% of an arm's rewrites." in text
+    for banner in ("nan 100.0%. Raise max_response_tokens", "poir 12.5%. Raise max_rewrite_tokens"):
+        assert text.index(f"was compared: {banner} and run 04") < text.index("what the others are judged against")
+    assert "4.3% rewrites 12.5%" in text and "poir 4.3%" not in text  # below 5%: in the table alone
+    header, nan, poir = assemble.headline("tiny")
+    assert header.endswith("responses cut  rewrites cut")
+    assert nan.split()[-2:] == ["100.0%", "–"] and poir.split()[-2:] == ["4.3%", "12.5%"]
+
+
+def test_a_small_share_of_cut_answers_is_in_the_table_and_the_first_line_alone(plot):
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.05, ""), (*POIR, 0.0002, 0.0)])
+    page = assemble.write_report("tiny").read_text("utf-8")
+    assert "scored; cut at their limit of tokens: up to 5.0% of an arm's responses." in visible_text(page)
+    assert "Raise" not in page
+    assert assemble.headline("tiny")[0].endswith("win rate against the baseline")
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.0, ""), (*POIR, 0.0002, 0.0)])
+    assert "up to 0.1% of" in assemble.write_report("tiny").read_text("utf-8")  # never 0.0%
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.0, ""), (*POIR, "", 0.0)])
+    page = visible_text(assemble.write_report("tiny").read_text("utf-8"))
+    assert "every pair was scored." in page and "Cut: the share" in page
+
+
+@pytest.mark.parametrize("arm", ["poir_s1", "shuffled:poir_s1"])
+def test_the_limit_that_is_named_is_the_arms_own(plot, arm):
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [("main", "s", arm, *POIR[3:], 0.0, 0.5)])
+    assert f"{arm} 50.0%. Raise max_prompt_tokens" in assemble.write_report("tiny").read_text("utf-8")
+
+
+def test_cut_answers_of_many_cells_make_one_banner_that_names_the_worst(plot):
+    rows = [(f"c{i}", *NAN[1:], 0.9 - i / 100, "") for i in range(9)]
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, rows)
+    page = visible_text(assemble.write_report("tiny").read_text("utf-8"))
+    assert "nan · c0 90.0%, nan · c1 89.0%" in page and "nan · c5 85.0% and 3 more. Raise" in page
+    assert page.count("Raise max_response_tokens") == 1
+
+
 def test_nothing_missing_is_said_too(plot):
-    assert "every answer and every pair was scored" in assemble.write_report("tiny").read_text("utf-8")
+    assert "every answer and every pair was scored." in assemble.write_report("tiny").read_text("utf-8")
 
 
 def test_table_cases_figures_and_steps_are_there(plot):
