@@ -12,11 +12,11 @@
    Science 382, 669-674): the judge's mean over all prompts plus the mean of (people - judge) over the labelled ones. It
    holds for any judge, however biased, where the labelled pairs are a random sample of the judged ones. Departures:
    (a) the judge's mean is over the labelled prompts too (the difference estimator of survey sampling), so that with
-   every prompt labelled it is the people's own mean; its variance is var(people) / N + (1 - n / N) var(people - judge)
-   / n;
-   (b) to var(people - judge) come two labels, half a point for and half a point against the judge, without which few
-   labels that all agree would tell of no error at all; (c) t with n - 1 degrees of freedom. Simulated at n = 20 to 200
-   of N = 200 to 1,000 and five judges, the 95% interval covers 94% to 100%.
+   every prompt labelled it is the people's own mean; with n of N labelled its variance is
+   var(people) / N + (1 - n / N) var(people - judge) / n; (b) to var(people - judge) come two labels, half a point for
+   and half a point against the judge, without which few labels that all agree would tell of no error at all; (c) t with
+   n - 1 degrees of freedom. Simulated at n = 20 to 200 of N = 200 to 1,000 and five judges, the 95% interval covers 94%
+   to 100%; with 50 of 50 labelled and nine of ten won, 89%.
 """
 
 import math
@@ -51,7 +51,7 @@ CORRECTED_COLUMNS = (
     *("labelled_win_rate", "labelled_win_rate_low", "labelled_win_rate_high"),
     *("corrected", "corrected_low", "corrected_high", "note"),
 )
-ASSUMED = "holds if the labelled pairs were drawn at random from the judged ones"
+ASSUMED = "if labelled pairs were drawn at random"
 
 
 class Kappa(NamedTuple):
@@ -315,11 +315,15 @@ def _corrected(of_arm: pd.DataFrame, heard: list[str | None]) -> tuple:
     points = of_arm.assign(judge=of_arm["outcome"].map(POINTS), people=[POINTS.get(word or "") for word in heard])
     points["people"] = points["people"].astype(float)
     points["error"] = points["people"] - points["judge"]
-    by_prompt = points.dropna(subset=["judge"]).groupby("prompt_id", sort=True)[["judge", "people", "error"]].mean()
+    points["won"], points["lost"] = points["people"].eq(1.0), points["people"].eq(0.0)
+    points[["won", "lost"]] = points[["won", "lost"]].where(points["people"].notna()).astype(float)
+    by_prompt = (
+        points.dropna(subset=["judge"]).groupby("prompt_id", sort=True)[["judge", "error", "won", "lost"]].mean()
+    )
     judged, errors = by_prompt["judge"].to_numpy(), by_prompt["error"].to_numpy()
     shares = pd.DataFrame(stats.average_samples(of_arm.to_dict("records")))
     raw = stats.win_rate(shares["win"], shares["lose"], shares["num_samples"])
-    own, fair = stats.mean(by_prompt["people"]), prediction_powered(judged, judged + errors)
+    own, fair = stats.win_rate(by_prompt["won"], by_prompt["lost"]), prediction_powered(judged, judged + errors)
     return (raw.num, fair.num, *raw[:3], *own[:3], *fair[:3], _note(judged, ~np.isnan(errors)))
 
 

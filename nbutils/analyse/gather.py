@@ -33,7 +33,11 @@ class Evaluations:
 
     def by_cell(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         for name in self.cells:
-            yield name, self.answers[self.answers.cell == name], self.verdicts[self.verdicts.cell == name]
+            yield name, *self.of_cell(name)
+
+    def of_cell(self, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(answers, verdicts) of one cell."""
+        return self.answers[self.answers.cell == name], self.verdicts[self.verdicts.cell == name]
 
     def health_cards(self, people: agreement.Labelled | None = None) -> pd.DataFrame:
         """health.card of every cell, one below the other; people: labels of these cells' pairs."""

@@ -69,6 +69,7 @@ def write_report(experiment: str) -> Path:
         corrected=redact(read_table(tables / "corrected_win_rate.csv")),
         outcomes=("win", "tie", "lose"),
         judge_section=_JUDGE,
+        several_values=_several_values,
         cases=_cases(redact(read_table(tables / "cases.csv"))),
         lost=[row for row in lost if number(row.get("num_missing"))],
         steps=steps,

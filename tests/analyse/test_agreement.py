@@ -16,8 +16,7 @@ from nbutils.experiment.records import Label
 
 NAN = float("nan")
 KEYS = {"cell": "main", "prompt_set": "s", "sample": 0, "arm_a": "alignpro", "arm_b": "nan"}
-# Fleiss, Statistical Methods for Rates and Proportions (1981), Table 13.1: two raters' diagnoses of 100 patients.
-FLEISS = ((75, 1, 4), (5, 4, 1), (0, 0, 10))
+PRINTED = ((0, 4, 1), (0, 8, 0), (0, 1, 5))  # SAS prints kappa 0.4842 and ASE 0.1380; statsmodels tests itself with it
 
 
 def ratings_of(table):
@@ -39,13 +38,12 @@ def rows(*said, who="anna"):
 
 
 def test_kappa_and_its_error_are_the_printed_ones():
-    """Fleiss prints kappa .676 and standard error .087; SAS and statsmodels .6765 and .0877."""
-    first, second = ratings_of(FLEISS)
-    found = agreement.kappa(first, second, list(range(100)))
-    assert found.value == pytest.approx(0.6765, abs=5e-5)
-    width = math.log((1 - found.low) / (1 - found.value))  # t SE / (1 - kappa)
-    assert width * (1 - found.value) / 1.984217 == pytest.approx(0.0877, abs=5e-5)
-    assert agreement.confusion(first, second).to_numpy().tolist() == [list(row) for row in FLEISS]
+    first, second = ratings_of(PRINTED)
+    found = agreement.kappa(first, second, list(range(19)))
+    assert found.value == pytest.approx(0.4842, abs=5e-5) and found.num == 19
+    width = math.log((1 - found.low) / (1 - found.value))  # t SE / (1 - kappa), t of 18 degrees of freedom
+    assert width * (1 - found.value) / 2.100922 == pytest.approx(0.1380, abs=5e-5)
+    assert agreement.confusion(first, second).to_numpy().tolist() == [list(row) for row in PRINTED]
 
 
 def by_jackknife(first, second):
@@ -238,6 +236,7 @@ def test_the_table_shows_judge_people_and_corrected_side_by_side():
     assert [row["arm"] for row in made] == ["alignpro"] and made[0]["note"] == agreement.ASSUMED
     assert (made[0]["num_prompts"], made[0]["num_labelled"]) == (200, 50)
     assert made[0]["win_rate"] == pytest.approx(0.75, abs=0.02) and made[0]["corrected"] == pytest.approx(0.5, abs=0.03)
+    assert made[0]["labelled_win_rate"] == pytest.approx(0.5, abs=0.03)
     assert made[0]["corrected_low"] < 0.5 < made[0]["corrected_high"] < made[0]["win_rate_low"]
 
 

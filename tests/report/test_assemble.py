@@ -124,8 +124,9 @@ def test_what_people_say_of_the_judge_stands_in_its_section(plot):
     page = assemble.write_report("tiny").read_text("utf-8")
     text = " ".join(visible_text(page).split())
     assert active_content(page) == [] and who in text
-    assert "judge and people 30 66.7%" in text and "10, 0, 0 | 5, 0, 5 | 0, 0, 10" in text
+    assert "judge and people 30 66.7%" in text and "win1050 tie000 lose0510" in text
     assert text.index("The judge") < text.index("Against human labels") < text.index("corrected by human labels")
+    assert agreement.ASSUMED not in text and "drawn at random from the judged ones" in text
     assert "every judged prompt is labelled" in text and "30 of 30" in text
 
 
