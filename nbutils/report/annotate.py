@@ -167,7 +167,7 @@ def annotate(answers, verdicts, folder: Path, name: str = "", number: int = 50, 
     answers, verdicts: rows of records.Answer and records.Verdict of one cell, folder its evaluation step's; name: who
     labels, asked for where it is empty; number: labels wanted of this person.
     """
-    if not has_front_end():
+    if not is_attended():
         print(_NOT_HERE)
         return
     from IPython.display import display
@@ -178,12 +178,15 @@ def annotate(answers, verdicts, folder: Path, name: str = "", number: int = 50, 
     display(_View(open_session, name.strip()).box)
 
 
-def has_front_end() -> bool:
-    """Whether somebody can click: in a kernel of a Jupyter server or of VS Code, not in papermill's."""
+def is_attended() -> bool:
+    """Whether someone sits in front of this kernel: a front end with a person lets a cell ask for input, papermill,
+    nbconvert and the runner never do."""
     from IPython import get_ipython
 
-    shell = get_ipython()
-    return shell is not None and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or os.environ.get("WORKBOOK_BATCH"):
+        return False
+    return bool((kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
 class _View:
