@@ -142,6 +142,25 @@ class Control(Verdict):
     control: str = ""
 
 
+@dataclass(frozen=True)
+class Label:
+    """What a person said of a pair of responses. label: win | lose | tie | skip, from arm_a's side, or undone: what the
+    same person said of the pair before no longer holds. when: UTC, ISO 8601; seconds: from showing the pair to the
+    label; texts: hash of what was shown. None: not known, as in files made elsewhere."""
+
+    prompt_id: str
+    prompt_set: str | None
+    arm_a: str
+    arm_b: str
+    sample: int | None
+    label: str
+    who: str
+    when: str | None = None
+    seconds: float | None = None
+    texts: str | None = None
+    cell: str | None = None
+
+
 def prompt_id(text: str) -> str:
     """First 16 hex digits of the text's sha256: the key of a prompt in every file."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -57,10 +57,10 @@ def write_page(page: Path, template: str, **values) -> Path:
         loader=jinja2.FileSystemLoader(_HTML), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     text = environment.get_template(template).render(style=Markup((_HTML / "style.css").read_text("utf-8")), **values)
-    return paths.write_atomic(page, _printable(text))
+    return paths.write_atomic(page, printable(text))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """text without control characters that HTML forbids, and encodable."""
     text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", text)
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -158,7 +158,7 @@ def clean(html: str) -> Markup:
     """HTML reduced to text, tables, links and embedded images: no script, handler, frame, form or remote load."""
     return Markup(
         nh3.clean(
-            _printable(html),
+            printable(html),
             tags=_TAGS,
             clean_content_tags={"script", "style", "template", "noscript", "iframe", "object", "title", "svg", "math"},
             attributes=_ATTRIBUTES,

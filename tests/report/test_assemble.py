@@ -4,11 +4,13 @@ import csv
 import json
 import os
 
+import pandas as pd
 import pytest
 from browser import CHROMIUM, PNG
 from hostile import HOSTILE_HTML, NOWHERE, active_content, visible_text
+from made_rows import judged
 
-from nbutils.analyse import health, tables
+from nbutils.analyse import agreement, health, tables
 from nbutils.experiment import paths
 from nbutils.report import assemble
 
@@ -151,6 +153,26 @@ def test_cut_answers_of_many_cells_make_one_banner_that_names_the_worst(plot):
     page = visible_text(assemble.write_report("tiny").read_text("utf-8"))
     assert "nan · c0 90.0%, nan · c1 89.0%" in page and "nan · c5 85.0% and 3 more. Raise" in page
     assert page.count("Raise max_response_tokens") == 1
+
+
+def test_what_people_say_of_the_judge_stands_in_its_section(plot):
+    """Only where there are labels; a name is a person's own text."""
+    paths.write_atomic(plot / "figures" / "judge_health.png", PNG)
+    assert "Against human labels" not in assemble.write_report("tiny").read_text("utf-8")
+    place = {"cell": "main", "prompt_set": "s", "sample": 0, "arm_a": "poir", "arm_b": "nan"}
+    said = [(word, word if i % 3 else "tie") for i, word in enumerate(["win", "lose"] * 15)]
+    who = HOSTILE_HTML[0]
+    rows = [place | {"prompt_id": f"p{i}", "outcome": a, "who": who, "label": b} for i, (a, b) in enumerate(said)]
+    other = [row | {"who": "bert"} for row in rows]
+    verdicts = [v | {"cell": "main"} for i, (a, _) in enumerate(said) for v in judged(i, a, a, arm_a="poir")]
+    agreement.write(agreement.Labelled([*rows, *other]), pd.DataFrame(verdicts), "nan", plot / "tables")
+    page = assemble.write_report("tiny").read_text("utf-8")
+    text = " ".join(visible_text(page).split())
+    assert active_content(page) == [] and who in text
+    assert "judge and people 30 66.7%" in text and "win1050 tie000 lose0510" in text
+    assert text.index("The judge") < text.index("Against human labels") < text.index("corrected by human labels")
+    assert agreement.ASSUMED not in text and "drawn at random from the judged ones" in text
+    assert "every judged prompt is labelled" in text and "30 of 30" in text
 
 
 def test_nothing_missing_is_said_too(plot):
