@@ -72,9 +72,13 @@ class Estimate:
     output_tokens: int
     usd: float | None
 
+    @property
+    def tokens(self) -> str:
+        return f"about {self.input_tokens:,} tokens read and at most {self.output_tokens:,} written"
+
     def __str__(self):
         usd = "price unknown" if self.usd is None else f"at most ${self.usd:,.2f}"
-        return f"about {self.input_tokens:,} tokens read and at most {self.output_tokens:,} written, {usd}"
+        return f"{self.tokens}, {usd}"
 
 
 def estimate(model: str, letters: list[int], max_new_tokens: int, prices: dict) -> Estimate:

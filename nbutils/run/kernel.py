@@ -26,8 +26,11 @@ _LONGEST_SOCKET_FOLDER = 80  # bytes; a socket's whole path may have about a hun
 
 
 @contextlib.contextmanager
-def environment():
-    """What kernels inherit; their sockets and IPython's files go to a short, private folder that is removed after."""
+def environment(code: Path):
+    """What kernels inherit; their sockets and IPython's files go to a short, private folder that is removed after.
+
+    code: the experiment file's folder, where functions of one's own may lie.
+    """
     root, before = paths.project_root(), dict(os.environ)
     packages = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     with tempfile.TemporaryDirectory(prefix="workbook-", ignore_cleanup_errors=True) as folder:
@@ -35,6 +38,7 @@ def environment():
             {
                 "WORKBOOK_ROOT": str(root),
                 "WORKBOOK_OUTPUTS": str(paths.outputs_root()),
+                "WORKBOOK_CODE": str(code),
                 "PYTHONPATH": os.pathsep.join(filter(None, packages)),
                 "TOKENIZERS_PARALLELISM": "false",
                 "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -40,17 +40,19 @@ class Interrupted(RuntimeError):
         self.number = number
 
 
-def run(path: Path, until: str = "", cell: str = "") -> Path | None:
+def run(path: Path, until: str = "", cell: str = "", check_servers: bool = True) -> Path | None:
     """Run an experiment's steps that are not done; returns the report's path if there is one.
 
-    until: last step of each cell; cell: this one only (`all`: only the steps over all cells).
+    until: last step of each cell; cell: this one only (`all`: only the steps over all cells); check_servers: whether
+    the hub and each API server are tried first.
     Raises ValueError and the like before any work, StepFailed or Interrupted in it.
     """
     experiment, planned = load(path)
     chosen = select(planned, until, cell)
-    with _locked(experiment), _listening() as received, environment():
+    with _locked(experiment), _listening() as received, environment(path.resolve().parent):
         pending = [step for step in chosen if state(step)[0] != "done"]
-        check_machine(pending, planned)
+        for note in check_machine(experiment, pending, planned, check_servers):
+            print(note)
         resume = resume_command(path, until, cell)
         for number, step in enumerate(chosen, start=1):
             _run_step(step, f"[{number}/{len(chosen)}]", resume, received)
