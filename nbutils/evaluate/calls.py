@@ -60,8 +60,8 @@ def paid(notebook: str, parameters: dict, prompts: list[str] | None = None) -> l
 
 def is_paid(model: str, prices: dict) -> bool:
     """Whether calls to a model may cost money: by its price; where it has none, whether it is OpenAI's own server."""
-    server, cost = references.server(model), spending.price(model, prices, 1e6, 1e6)
-    return not server.is_nearby and (server.is_openai if cost is None else cost > 0)
+    cost = spending.price(model, prices, 1e6, 1e6)
+    return references.server(model).is_openai if cost is None else cost > 0
 
 
 def estimate(model: str, calls: Calls, prices: dict) -> Estimate:

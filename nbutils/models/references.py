@@ -9,7 +9,6 @@ import difflib
 import functools
 import importlib
 import importlib.util
-import ipaddress
 import json
 import os
 import re
@@ -54,21 +53,10 @@ class Server:
         return os.environ.get(self.key_name, "none" if self.is_named else "")
 
     @property
-    def host(self) -> str:
-        return urllib.parse.urlsplit(self.url).hostname or ""
-
-    @property
     def is_openai(self) -> bool:
         """Whether it is OpenAI's own, which is asked where no address is set."""
-        return self.host == "api.openai.com" or not (self.is_named or self.url)
-
-    @property
-    def is_nearby(self) -> bool:
-        """Whether it is on this machine or in this network: nobody sends a bill."""
-        try:
-            return ipaddress.ip_address(self.host).is_private
-        except ValueError:
-            return self.host == "localhost" or self.host.endswith((".local", ".localhost", ".internal"))
+        host = urllib.parse.urlsplit(self.url).hostname
+        return host == "api.openai.com" or not (self.is_named or self.url)
 
     @property
     def lacks(self) -> str:

@@ -220,7 +220,7 @@ def _unusable(experiment: Experiment, planned: list[PlannedStep]) -> list[str]:
     for fault in preflight.faults(experiment, [step for step in planned if state(step)[0] != "done"], planned):
         places.setdefault(str(fault.error), {})[f"{fault.step.cell}/{fault.step.id}"] = None
     lines = []
-    for text, where in ((text, list(steps)) for text, steps in places.items()):
+    for text, where in ((text, list(found)) for text, found in places.items()):
         more = f" and {len(where) - 2} more" if len(where) > 3 else ""
         lines.append(f"  {', '.join(where[:2] if more else where)}{more}: {text}")
     return ["Cannot run as it is:", *lines, ""] if lines else []
