@@ -135,7 +135,7 @@ class Spending:
             self.usd += price(model, self.limits.prices, input_tokens, output_tokens) or 0.0
 
     def counts(self) -> dict[str, float]:
-        """What a manifest says of calls; nothing where none was made. Without a price in the list none is called paid."""
+        """What a manifest says of calls; nothing where none was made. Without a price none is called paid."""
         if self.calls and not self._priced:
             return {"calls to servers": self.calls}
         return {"paid calls": self.calls, "US dollars at most": round(self.usd, 4)} if self.calls else {}

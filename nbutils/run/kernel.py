@@ -4,6 +4,7 @@ Papermill saves every cell as completed, whatever happened; only its exception t
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from nbutils.experiment import paths
+from nbutils.experiment import paths, progress
 from nbutils.experiment.grid import PlannedStep
 from nbutils.experiment.redaction import redact
 from nbutils.run.plan import FAILED
@@ -60,15 +61,18 @@ def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) 
     """Run a step's notebook in a fresh kernel; "" if it ended well, else what went wrong, on one line.
 
     received: numbers of signals, filled by the caller's handlers; the first one ends the kernel.
-    say: called twice a second with the time and the cell.
+    say: called twice a second with the time, the section of the notebook, and the step's own bar.
     """
     for name in ("manifest.json", FAILED, SCRATCH):
         (step.folder / name).unlink(missing_ok=True)
     at, started, kernels, before = {"cell": ""}, time.monotonic(), set(), _children()
+    os.environ["WORKBOOK_PROGRESS"] = str(step.folder)
+    progress.write(step.folder, progress.here())
     pool = ThreadPoolExecutor(max_workers=1)
     future = pool.submit(_papermill, step, at, received)
     while not future.done() and not received:
-        say(f"{time.monotonic() - started:,.0f} s{at['cell']}")
+        bar = str(progress.read(step.folder) or "")
+        say(" · ".join(filter(None, [f"{time.monotonic() - started:,.0f} s", at["cell"], bar])))
         wait([future], timeout=0.5)
         kernels |= _children() - before
     if not future.done():
@@ -77,6 +81,7 @@ def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) 
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
     pool.shutdown(wait=False)
+    progress.clear(step.folder)
     return explain(future.exception()) if future.done() else "the kernel did not end"
 
 
@@ -87,11 +92,12 @@ def _papermill(step: PlannedStep, at: dict, received: list[int]) -> None:
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what ended a notebook is said once, by the runner
     source = paths.project_root() / "notebooks" / f"{step.notebook}.ipynb"
+    sections, number = _sections(source)
     own = {name: step.parameters[name] for name in ("experiment", "cell", "step") if name in step.parameters}
 
     def on_cell_start(cell, cell_index):
         _unless(received)
-        at["cell"] = f" · cell {cell_index + 1}"
+        at["cell"] = sections.get(cell.source) or at["cell"] or f"notebook cell {cell_index + 1} of {number}"
 
     _unless(received)  # a signal may come while papermill is still being imported
     papermill.execute_notebook(
@@ -106,6 +112,18 @@ def _papermill(step: PlannedStep, at: dict, received: list[int]) -> None:
         config=Config({"KernelManager": _connection()}),
         on_cell_start=on_cell_start,
     )
+
+
+def _sections(notebook: Path) -> tuple[dict[str, str], int]:
+    """({code of a cell: the heading above it}, number of cells)."""
+    cells, found, heading = json.loads(notebook.read_text("utf-8"))["cells"], {}, ""
+    for cell in cells:
+        source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            found[source] = heading
+        elif titles := re.findall(r"^##+ +(.+)$", source, re.MULTILINE):
+            heading = titles[-1].strip()
+    return found, len(cells)
 
 
 def _unless(received: list[int]) -> None:

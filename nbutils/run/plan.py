@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nbutils.data import sets
 from nbutils.evaluate import calls
-from nbutils.experiment import paths, steps
+from nbutils.experiment import paths, progress, steps
 from nbutils.experiment.file import Experiment, read_experiment
 from nbutils.experiment.grid import PlannedStep, plan_steps
 from nbutils.experiment.params import closest
@@ -56,6 +56,14 @@ def state(step: PlannedStep) -> tuple[str, str]:
     return ("done", "") if done else ("stale", reason)
 
 
+def _standing(step: PlannedStep) -> tuple[str, str]:
+    """`state`; running, with process, machine and bar, where a process is at work on the step now."""
+    now = progress.read(step.folder)
+    if now is None:
+        return state(step)
+    return "running", " · ".join(filter(None, [f"process {now.pid} on {now.host}", str(now)]))
+
+
 def journalled(folder: Path) -> int:
     """Answers that a step's journal holds: what a rerun need not ask for again. Notes on calls are no answers."""
     journal = Path(folder) / "journal.jsonl"
@@ -68,7 +76,7 @@ def status(path: Path) -> list[str]:
     lines = [f"{experiment.name}: {_count(planned)} in {paths.relative(paths.outputs_root() / experiment.name)}"]
     width = max(len(f"{step.cell}/{step.id}") for step in planned)
     for step in planned:
-        kind, reason = state(step)
+        kind, reason = _standing(step)
         manifest = steps.read_manifest(step.folder) or {}
         spent = f"{manifest['seconds']:>8,.0f} s {manifest['tokens']:>12,} tokens" if kind == "done" else ""
         lines.append(f"  {f'{step.cell}/{step.id}':<{width}}  {kind:<11} {spent or reason}".rstrip())
@@ -101,7 +109,7 @@ def _named(planned: list[PlannedStep], name: str) -> list[PlannedStep]:
 
 def _detailed(step: PlannedStep) -> Iterator[str]:
     """All about one step, and an empty line."""
-    kind, reason = state(step)
+    kind, reason = _standing(step)
     yield f"{step.cell}/{step.id}  ({step.notebook}, {kind}{': ' + reason if reason else ''})"
     changed = {name: value for name, value in step.changed.items() if name not in ("experiment", "cell", "step")}
     shown = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "the notebook's defaults"
@@ -126,7 +134,7 @@ def _row(step: PlannedStep) -> tuple[str, ...]:
     memory, complete = memory_bytes(step)
     number = f"{memory / 1e9:,.1f} GB" if memory >= 1e8 else f"{memory / 1e6:,.0f} MB"
     needs = f"{'' if complete else '> '}{number}" if used_models(step) else "–"
-    return (f"{step.cell}/{step.id}", step.notebook, state(step)[0], _short_models(step), needs, *_cost(step))
+    return (f"{step.cell}/{step.id}", step.notebook, _standing(step)[0], _short_models(step), needs, *_cost(step))
 
 
 def _short_models(step: PlannedStep) -> str:
