@@ -31,6 +31,13 @@ def outputs_root() -> Path:
     return Path(os.environ.get("WORKBOOK_OUTPUTS") or project_root() / "outputs").resolve()
 
 
+def code_folders() -> list[Path]:
+    """Where a <module>:<function> of one's own is looked for first: $WORKBOOK_CODE (the runner makes it the folder of
+    the experiment file), the project's root, params/."""
+    own = os.environ.get("WORKBOOK_CODE")
+    return [*([Path(own)] if own else []), project_root(), project_root() / "params"]
+
+
 def check_name(name: str, what: str) -> str:
     """name, if it can be a folder's name anywhere; ValueError otherwise."""
     if not _NAME.fullmatch(name):

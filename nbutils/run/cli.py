@@ -26,11 +26,15 @@ _Experiment = Annotated[str, typer.Argument(help="an experiment file, or the nam
 
 
 @app.command()
-def plan(experiment: _Experiment):
-    """Show every step with its parameters, models, memory and paid calls, and what is missing here. Runs nothing."""
+def plan(
+    experiment: _Experiment,
+    details: Annotated[bool, typer.Option("--details", help="parameters, models and calls of each step")] = False,
+    step: Annotated[str, typer.Option(help="all about this step alone: its name, or cell/name")] = "",
+):
+    """Show every step with its models, memory and calls, what cannot be used and what is missing. Runs nothing."""
     from nbutils.run import plan
 
-    print(*plan.plan(find(experiment)), sep="\n")
+    print(*plan.plan(find(experiment), details, step), sep="\n")
 
 
 @app.command()
@@ -38,11 +42,12 @@ def run(
     experiment: _Experiment,
     until: Annotated[str, typer.Option(help="stop after this step of each cell")] = "",
     cell: Annotated[str, typer.Option(help="only this cell; all: only the steps over all cells")] = "",
+    check_servers: Annotated[bool, typer.Option(help="try the hub and each API server before any work")] = True,
 ):
     """Run what is not done yet, then print the headline table and the report's path."""
     from nbutils.run import runner
 
-    runner.run(find(experiment), until, cell)
+    runner.run(find(experiment), until, cell, check_servers)
 
 
 @app.command()

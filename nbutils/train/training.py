@@ -10,10 +10,10 @@ import shutil
 import warnings
 from pathlib import Path
 
-from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from nbutils.experiment import paths, records
+from nbutils.experiment.progress import Bar
 from nbutils.models import loading
 from nbutils.models.devices import Runtime, pick_device, pick_dtype, settle_threads
 
@@ -151,7 +151,7 @@ class _Watch(TrainerCallback):
         self.label = label
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, mininterval=1.0)
+        self.bar = Bar(state.max_steps, self.label, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         logs = per_sequence(logs or {})

@@ -61,7 +61,7 @@ def test_an_experiment_is_found_by_name_and_by_path(project, experiment):
 def test_plan_and_status_print_and_end_well(project, capsys):
     assert cli.main(["plan", "tiny"]) == 0 and cli.main(["status", "tiny"]) == 0
     out = capsys.readouterr().out
-    assert "main/make  (01_make, to do)" in out and "all/plot" in out
+    assert "main/make      01_make   to do  " in out and "all/plot" in out
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_secret_in_an_error_is_blanked(project, capsys, monkeypatch):
 def test_run_passes_its_options_on(project, monkeypatch):
     seen = []
     monkeypatch.setattr(runner, "run", lambda *given: seen.append(given))
-    assert cli.main(["run", "tiny", "--until", "make", "--cell", "main"]) == 0
-    assert seen == [(Path("params/tiny.yml"), "make", "main")]
+    assert cli.main(["run", "tiny", "--until", "make", "--cell", "main", "--no-check-servers"]) == 0
+    assert seen == [(Path("params/tiny.yml"), "make", "main", False)]
 
 
 def test_report_prints_headline_and_path(project, capsys, monkeypatch):
