@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -62,6 +63,29 @@ def relative(path: Path) -> str:
     path = Path(path).resolve()
     root = project_root()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def shown(path: Path) -> str:
+    """path as a user can open it from where they are: relative to the project only inside it."""
+    inside = Path.cwd().resolve().is_relative_to(project_root())
+    return relative(path) if inside else Path(path).resolve().as_posix()
+
+
+def without_places(value):
+    """value (text, or lists and dicts of it) without the folders of this machine, for what may be shared."""
+    places = {outputs_root(): "outputs/", project_root(): "", Path(sys.prefix): "python/", Path.home(): "~/"}
+    known = {f"{place}/": short for place, short in places.items() if len(place.parts) > 1}
+    ordered = sorted(known, key=len, reverse=True)
+    pattern = re.compile(r"(?<![\w/.])(?:" + "|".join(map(re.escape, ordered)) + ")")
+    return _replaced(value, pattern, known)
+
+
+def _replaced(value, pattern: re.Pattern, known: dict[str, str]):
+    if isinstance(value, str):
+        return pattern.sub(lambda found: known[found[0]], value)
+    if isinstance(value, dict):
+        return {key: _replaced(one, pattern, known) for key, one in value.items()}
+    return [_replaced(one, pattern, known) for one in value] if isinstance(value, list) else value
 
 
 SCRATCH = ".part"  # ends the hidden file that becomes the real one; a kill can leave it behind

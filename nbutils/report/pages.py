@@ -48,7 +48,7 @@ def render_notebook(notebook: Path, page: Path, title: str = "", error: str = ""
     content, _ = CoalesceStreamsPreprocessor(enabled=True)(content, {})
     cells = [_cell(cell) for cell in content.cells if cell.source.strip() or cell.get("outputs")]
     title = redact(title) or Path(notebook).stem
-    return write_page(page, "notebook.html.j2", cells=cells, title=title, error=redact(error))
+    return write_page(page, "notebook.html.j2", cells=cells, title=title, error=paths.without_places(redact(error)))
 
 
 def write_page(page: Path, template: str, **values) -> Path:
@@ -67,8 +67,11 @@ def printable(text: str) -> str:
 
 
 def redact_notebook(notebook: Path) -> None:
-    """Blank secrets of the environment and this machine's folders in papermill's notes, in place."""
+    """Blank secrets of the environment, and this machine's folders in outputs and papermill's notes, in place."""
     content = redact(json.loads(Path(notebook).read_text("utf-8")))
+    for cell in content["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = paths.without_places(cell["outputs"])
     notes = content["metadata"].get("papermill", {})
     for name in {"input_path", "output_path"} & notes.keys():
         notes[name] = paths.relative(notes[name]) if isinstance(notes[name], str) else None

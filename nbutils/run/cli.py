@@ -66,7 +66,7 @@ def report(experiment: _Experiment):
 
     name = read_experiment(find(experiment)).name
     page = assemble.write_report(name)
-    print(*assemble.headline(name), "", f"Report: {paths.relative(page)}", sep="\n")
+    print(*assemble.headline(name), "", f"Report: {paths.shown(page)}", sep="\n")
 
 
 @app.command()
@@ -79,6 +79,8 @@ def rewrite(
     """Send one prompt through a trained arm: print the rewrite and the response."""
     from nbutils.evaluate import answering
 
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: write what a user would ask, in quotes")
     rewrites, response = answering.rewrite_and_respond(experiment, cell, arm, prompt)
     for text in rewrites:
         print(f"rewrite:  {text}")

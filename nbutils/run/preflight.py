@@ -1,11 +1,12 @@
 """What is checked before any work: models, functions, prompt sets, files, arms and output folders that an experiment
 names; then, in seconds, the hub and each API server."""
 
+import contextlib
 import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbutils.data import readers, sets
@@ -39,7 +40,7 @@ def check_machine(
     """
     for step in pending:
         check_writable(step.folder)
-    for fault in faults(experiment, pending, planned):
+    for fault in faults(experiment, pending, planned)[:1]:
         wanted = FileNotFoundError if isinstance(fault.error, FileNotFoundError) else ValueError
         raise wanted(str(fault)) from None
     if not reach:
@@ -53,14 +54,27 @@ def check_machine(
     return try_servers(pending)
 
 
-def faults(experiment: Experiment, pending: list[PlannedStep], planned: list[PlannedStep]) -> Iterator[Fault]:
-    """Everything that these steps cannot use, as far as that can be known without a network and without a model."""
-    for step in pending:
-        for check in _checks(step, experiment, pending, planned):
-            try:
-                check()
-            except (ValueError, OSError) as error:
-                yield Fault(step, error)
+def faults(experiment: Experiment, pending: list[PlannedStep], planned: list[PlannedStep]) -> list[Fault]:
+    """Everything that these steps cannot use, as far as that can be known without a network and without a model.
+
+    Looked for from the project's root, which is where kernels run, wherever the command was given.
+    """
+    experiment = replace(experiment, path=experiment.path.resolve())
+    with contextlib.chdir(paths.project_root()):
+        return [
+            Fault(step, error)
+            for step in pending
+            for check in _checks(step, experiment, pending, planned)
+            if (error := _complaint(check))
+        ]
+
+
+def _complaint(check: Callable[[], None]) -> ValueError | OSError | None:
+    try:
+        check()
+    except (ValueError, OSError) as error:
+        return error
+    return None
 
 
 def _checks(
@@ -69,7 +83,7 @@ def _checks(
     yield lambda: together.check_arms(step, pending, planned)
     yield lambda: together.check_collected(step, pending, planned)
     yield lambda: together.check_pairs(step, pending, planned)
-    code = experiment.path.resolve().parent
+    code = experiment.path.parent
     for check, reference in dict.fromkeys(_references(step, code)):
         if not is_made_before(reference, step, planned):
             yield functools.partial(check, reference)

@@ -84,7 +84,7 @@ def _finish(experiment: Experiment, chosen: list[PlannedStep], ran: list[Planned
         page = assemble.write_report(experiment.name)
     if not ran:
         print("Everything was done already.")
-    print("", *assemble.headline(experiment.name), "", f"Report: {paths.relative(page)}", sep="\n")
+    print("", *assemble.headline(experiment.name), "", f"Report: {paths.shown(page)}", sep="\n")
     return page
 
 
@@ -205,12 +205,12 @@ def _keep_failure(step: PlannedStep, reason: str, stopped: bool) -> str:
     try:
         page = _keep_notebook(step, reason)
         if not stopped:
-            paths.write_atomic(step.folder / FAILED, reason + "\n")
+            paths.write_atomic(step.folder / FAILED, paths.without_places(reason) + "\n")
     except ValueError:
         return f"{paths.relative(step.folder)} (no page: its notebook was saved in part only)"
     except OSError as error:
         return f"{paths.relative(step.folder)} (no page: {paths.reason(error)})"
-    return paths.relative(page or step.folder)
+    return paths.shown(page or step.folder)
 
 
 def resume_command(path: Path, until: str, cell: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from tiny_project import make_project, write_experiment
+from tiny_project import make_project, write_experiment, write_notebook
 
 from nbutils.run import plan, runner
 from nbutils.run.kernel import _sections
@@ -46,6 +46,32 @@ def test_a_running_steps_bar_is_on_the_line_in_status_and_once_in_the_notebook(p
     assert [each.output_type for each in bars] == ["display_data"] and "3/3" in bars[0].data["text/plain"]
     assert not [each for each in outputs if each.get("name") == "stderr"]
     assert "3/3" in (folder / "notebook.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_no_folder_of_this_machine_is_in_a_page_and_no_remark_about_bars(path, tmp_path, monkeypatch):
+    """A traceback names files, and tqdm.auto remarks on missing widgets: neither is shared."""
+    flaw = "from tqdm.auto import tqdm\nlist(tqdm(range(2)))\nprint(run.folder)\nrecords.read_rows(run.folder / 'no')"
+    write_experiment(path, steps=[{"notebook": "01_make", "with": {"flaw": flaw}}])
+    with pytest.raises(runner.StepFailed):
+        runner.run(path)
+    folder = tmp_path / "outputs" / "tiny" / "main" / "make"
+    for name in ("notebook.html", "notebook.ipynb"):
+        text = (folder / name).read_text("utf-8")
+        assert "records.py" in text and "outputs/tiny/main/make" in text
+        assert str(tmp_path) not in text and "TqdmWarning" not in text and "site-packages" not in text
+
+
+@pytest.mark.slow
+def test_a_file_beside_the_user_but_not_in_the_project_is_missed_before_any_work(path, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "seeds.csv").write_text("prompt\nhello\n")
+    monkeypatch.chdir(elsewhere)
+    write_notebook(tmp_path / "notebooks" / "04_more.ipynb", 'seeds: str = "seeds.csv"', ["1"])
+    write_experiment(path, shared={}, steps=[{"notebook": "04_more"}])
+    with pytest.raises(FileNotFoundError, match="prompt set seeds.csv not found at"):
+        runner.run(path)
 
 
 @pytest.mark.parametrize(("every", "lines"), [(True, 1), (False, 0)])
