@@ -112,6 +112,7 @@ class Bar(tqdm):
             miniters=1,
             file=io.StringIO() if self._in_notebook else file,
             ncols=_WIDTH if self._in_notebook else None,
+            ascii=False if self._in_notebook else None,
         )
 
     def display(self, msg=None, pos=None):
