@@ -8,10 +8,9 @@ import importlib.metadata
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-from nbutils.experiment import errors, paths, recording, sessions
+from nbutils.experiment import errors, paths, progress, recording, sessions
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.params import check, read_schema
 
@@ -128,6 +127,7 @@ class Step:
             "tokens": tokens,
         }
         paths.write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        progress.begin(None)
         return manifest
 
 
@@ -136,12 +136,11 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
 
     parameters: the notebook's namespace or the parameters alone; only names of its parameters cell are kept, and they
     are checked by it as the runner checks them. step: the folder; empty: see default_name. In a notebook run by hand,
-    outputs are kept from here on (recording.py), errors shown in one line, and functions found in the project's root.
+    outputs are kept from here on (recording.py) and errors shown in one line (errors.py).
     Raises ValueError in one line for a value that does not fit, PermissionError when the folder cannot be written.
     """
     errors.show_in_one_line()
     recording.record()
-    _find_own_functions()
     schema = read_schema(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
     known = check(schema, {name: parameters[name] for name in schema if name in parameters}, notebook)
     name = step or default_name(notebook, known)
@@ -150,6 +149,7 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
     try:
         opened.folder.mkdir(parents=True, exist_ok=True)
         opened._started = sessions.begin(opened.folder)
+        progress.begin(opened.folder)
         for scratch in opened.folder.rglob(f".*{paths.SCRATCH}"):  # of a run that was killed while it wrote
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
     except OSError as error:
@@ -184,12 +184,6 @@ def check_name(name: str, parameters: dict) -> None:
             fitting = next((other for other in _NAMED if meaning(other) == {parameter: got}), "")
             named = f"call it {fitting}" if fitting else "give it another name"
             raise ValueError(f"step {name!r} means {parameter}: {wanted}, got {got!r}: {named}, or correct {parameter}")
-
-
-def _find_own_functions() -> None:
-    """my_module:my_function is found in the project's root and in params/, whatever the working folder."""
-    root = paths.project_root()
-    sys.path.extend(str(folder) for folder in (root, root / "params") if str(folder) not in sys.path)
 
 
 def verify(folder: Path) -> tuple[bool, str]:
