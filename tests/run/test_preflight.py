@@ -13,6 +13,7 @@ from nbutils.run import plan, preflight, together
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECT, EVALUATE = {"notebook": "01_collect"}, {"notebook": "04_evaluate", "with": {"arms": ["nan", "untrained"]}}
 ALIGNPRO, POIR = {"notebook": "02_train_alignpro", "id": "alignpro"}, {"notebook": "03_train_poir", "id": "poir"}
+AWO = POIR | {"id": "dpo_awo"}
 REAL = {"prompter": "acme/Small-1B", "responder": "acme/Big-7B"}
 
 
@@ -61,8 +62,8 @@ def given(step, **values):
         ([COLLECT | {"id": "mine"}, POIR], "01_collect is called 'mine' here: leave its id out"),
         ([given(ALIGNPRO, train_on="dataset", reward_pairs="collect")], "main/collect/pairs.jsonl is not there"),
         ([given(ALIGNPRO, train_on="dataset", reward_pairs="no.csv")], "prompt set no.csv not found at"),
-        ([given(POIR | {"id": "dpo_awo"}, target="dpo_awo", preference_pairs="no.jsonl")], "prompt set no.jsonl not found at"),
-        ([given(POIR | {"id": "dpo_awo"}, target="dpo_awo", preference_pairs="sandbox")], "sandbox has prompts but no preference pairs"),
+        ([given(AWO, target="dpo_awo", preference_pairs="no.jsonl")], "prompt set no.jsonl not found at"),
+        ([given(AWO, target="dpo_awo", preference_pairs="sandbox")], "sandbox has prompts but no preference pairs"),
         ([given(POIR, pairs_of="no.jsonl")], "prompt set no.jsonl not found at"),
         ([COLLECT, given(POIR, pairs_of="acme/x")], "no 01_collect with that responder"),
         ([given(EVALUATE, arms=["nan", "poir"])], "unknown arm 'poir': did you mean poir_s1?, or add the step that"),
