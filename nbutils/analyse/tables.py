@@ -12,6 +12,7 @@ import os
 import pandas as pd
 
 from nbutils.analyse import stats
+from nbutils.analyse.page_tables import PageTable, page_table
 from nbutils.experiment import paths
 
 pd.set_option("mode.string_storage", "python")  # Arrow's strings refuse lone surrogates, which models do write
@@ -284,10 +285,13 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def for_page(table: pd.DataFrame) -> pd.DataFrame:
+def for_page(table: pd.DataFrame) -> PageTable:
     """rounded(table) with blanks in the names, less cell, prompt_set and baseline where all rows agree on them."""
     same = [name for name in ("cell", "prompt_set", "baseline") if name in table and table[name].nunique() == 1]
-    return rounded(table.drop(columns=same)).rename(columns=lambda name: name.replace("_", " "))
+    shown = table.drop(columns=same)
+    numeric = {name for name in shown if pd.api.types.is_numeric_dtype(shown[name]) and shown[name].dtype != bool}
+    named = rounded(shown).rename(columns=lambda name: name.replace("_", " "))
+    return page_table(named, {name.replace("_", " ") for name in numeric})
 
 
 def _shown(value, name: str) -> str:

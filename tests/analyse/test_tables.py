@@ -11,6 +11,7 @@ import pytest
 from made_rows import answer, judged
 
 from nbutils.analyse import stats, tables
+from nbutils.report.pages import clean
 
 REWARDS = {"nan": [0.0, 1.0, 2.0, None], "alignpro": [1.0, 3.0, 2.0, 4.0]}
 VERDICTS = [("win", "win"), ("win", "lose"), ("tie", "tie"), ("unscored", "win")]
@@ -242,6 +243,21 @@ def test_a_page_shows_no_column_that_says_the_same_in_every_row():
     table = pd.DataFrame(
         {"cell": ["a", "a"], "arm": ["nan", "poir"], "mean_reward": [1.0, math.nan], "prompt_set": ["x", "y"]}
     )
-    shown = tables.for_page(table)
+    shown = tables.for_page(table).texts
     assert list(shown) == ["arm", "mean reward", "prompt set"]
     assert list(shown["mean reward"]) == ["1.000", "–"] and list(shown.arm) == ["nan", "poir"]
+
+
+def test_a_page_has_numbers_to_the_right_no_index_no_empty_column_and_says_a_long_text_once():
+    reading = "A tie is half a win; what could not be read is left out of both, and said. " * 2
+    table = pd.DataFrame(
+        {"arm": ["<b>", "b", "c"], "num": [1, 20, 3], "gold": [math.nan] * 3, "reading": [reading, reading, "short"]},
+        index=[7, 3, 5],
+    )
+    shown = tables.for_page(table)
+    page, text = shown._repr_html_(), repr(shown)
+    assert '<td style="text-align: left">&lt;b&gt;</td><td style="text-align: right">1</td>' in page
+    assert "gold" not in page and page.count(reading) == 1 and "<small>(1) A tie" in page and ">(1)</td>" in page
+    assert "short" in page and text.count(reading) == 1 and not any(line.startswith("7") for line in text.split("\n"))
+    kept = clean(page)  # as the rendered page has it
+    assert kept.count("text-align") == page.count("text-align") == 12 and "(1) A tie" in kept
