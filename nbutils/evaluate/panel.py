@@ -32,7 +32,7 @@ def show(places: list[str], answers: pd.DataFrame, verdicts: pd.DataFrame, basel
     places: evaluations to try prompts on, each as experiment/cell/step; answers, verdicts: the cases to browse.
     """
     note = "In JupyterLab there is a box for prompts here; this is a stored case."
-    example = replace(playground.cases(answers, verdicts, num=1, baseline=baseline), notes=(note,))
+    example = replace(playground.cases(answers, verdicts, num=1, baseline=baseline).first(1), notes=(note,))
     if not is_attended():
         return example
     return Playground(places, answers, verdicts, example)

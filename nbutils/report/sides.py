@@ -5,7 +5,7 @@ script and loads nothing. Its own styles are for notebooks: a page drops them an
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -34,6 +34,11 @@ class Cases:
     def each(self) -> list[pd.DataFrame]:
         """The rows of each case, in order."""
         return [case for _, case in self.rows.groupby(["cell", "prompt_set", "prompt_id"], sort=False, dropna=False)]
+
+    def first(self, number: int) -> "Cases":
+        """The first cases of these."""
+        kept = [label for case in self.each()[:number] for label in case.index]
+        return replace(self, rows=self.rows.loc[kept])
 
     def __repr__(self) -> str:
         texts = [_cut(gather.as_text(case, self.baseline)) for case in self.each()]
@@ -112,10 +117,15 @@ def _orders(row: dict, baseline: str) -> list[dict]:
         verdict = row[f"verdict_{order}"]
         said = row[f"judge_{order}"].strip() if isinstance(verdict, str) else ""
         if isinstance(verdict, str):
-            found.append(
-                {"line": f"{first} shown first: {verdict}", "said": "" if said.startswith("[[") else _cut(said)}
-            )
+            line = f"{first} shown first: {verdict}{_scores(row, order)}"
+            found.append({"line": line, "said": "" if said.startswith("[[") else _cut(said)})
     return found
+
+
+def _scores(row: dict, order: str) -> str:
+    """The judge's scores of the arm and of the baseline, where it gave two."""
+    scores = [row[f"{whose}_score_{order}"] for whose in ("arm", "baseline")]
+    return "" if pd.isna(scores).any() else " ({:g} to {:g})".format(*scores)
 
 
 def _cut(text: str) -> str:

@@ -31,6 +31,9 @@ def test_each_arm_has_a_card_with_marks_reward_gain_and_verdict_in_both_orders()
     text = visible_text(html)
     assert "reward 2.50 (+1.50) · = tie" in text and "reward 1.00 · the baseline" in text
     assert "poir shown first: win" in text and "nan shown first: tie" in text
+    assert len(shown().first(0)) == 0 and len(shown().first(1).rows) == 3
+    scored = visible_text(shown(raw="8 7.5\nBetter.")._repr_html_())
+    assert "poir shown first: win (8 to 7.5)" in scored and "nan shown first: tie (7.5 to 8)" in scored
     assert "no response: no response" in text and "no reward · ? unscored" in text
 
 
