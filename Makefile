@@ -52,17 +52,21 @@ lint: setup ## check style and types without changing anything
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
 
-format: setup ## format code and notebooks, strip outputs from notebooks
+format: setup ## format code and notebooks, strip outputs from notebooks, note their defaults
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 	$(VENV_PYTHON) -m nbstripout --keep-id notebooks/*.ipynb
+	$(VENV_PYTHON) -m nbutils.experiment.defaults
 
 figures: setup ## tables, figures and report from stored results, where these have changed (EXPERIMENT=params/sandbox.yml)
 	$(WORKBOOK) run "$(EXPERIMENT)" --cell all
 	$(WORKBOOK) report "$(EXPERIMENT)"
 
-lab: setup ## open the notebooks in JupyterLab
-	$(VENV_PYTHON) -m jupyterlab notebooks
+lab: setup ## open the notebooks in JupyterLab (ARGS="--port 9000 --no-browser", and --allow-root as root)
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+		> .venv/share/jupyter/lab/settings/overrides.json
+	$(VENV_PYTHON) -m jupyterlab notebooks $(ARGS)
 
 clean: ## remove the environment and the caches; results in outputs/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -56,6 +56,7 @@ def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
     names = cells or sorted(
         {path.parent.parent.name for path in root.glob("*/*/answers.jsonl") if path.parent.name in steps}
     )
+    run.parameters["cells"] = names  # the manifest says which were read, as the runner does
     models: dict[str, dict[str, str]] = {}
     answers, verdicts = [], []
     controls = [pd.DataFrame(columns=[*records.Control.__dataclass_fields__, "cell"])]

@@ -12,7 +12,7 @@ from nbutils.experiment.params import closest
 _KEYS = ("experiment", "shared", "grid", "steps")
 _STEP_KEYS = ("notebook", "id", "with", "once")
 _OWN = ("experiment", "cell", "step")  # set by the plan, never by a file
-_NAME = "name"  # in a mapping of the grid: what its cells are called
+NAME = "name"  # in a mapping of the grid: what its cells are called
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,25 @@ def read_experiment(path: Path) -> Experiment:
         content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name}: not readable as YAML: {_one_line(error)}") from None
-    _expect(isinstance(content, dict), path, f"wanted a mapping with {', '.join(_KEYS)}, got {_kind(content)}")
+    expect(isinstance(content, dict), path, f"wanted a mapping with {', '.join(_KEYS)}, got {_kind(content)}")
     for key in content:
-        _expect(key in _KEYS, path, f"unknown key {key!r}: {closest(key, _KEYS)}")
+        expect(key in _KEYS, path, f"unknown key {key!r}: {closest(key, _KEYS)}")
     for key in ("experiment", "steps"):
-        _expect(key in content, path, f"key {key!r} is missing: an experiment needs a name and its steps")
+        expect(key in content, path, f"key {key!r} is missing: an experiment needs a name and its steps")
     name = content["experiment"]
-    _expect(isinstance(name, str), path, f"experiment: wanted a name, got {name!r}; quote it if it is a number")
-    _prefixed(path, paths.check_name, name, "experiment")
+    expect(isinstance(name, str), path, f"experiment: wanted a name, got {name!r}; quote it if it is a number")
+    prefixed(path, paths.check_name, name, "experiment")
     shared = _mapping(path, "shared", content.get("shared"))
     grid = _grid(path, _mapping(path, "grid", content.get("grid")))
     return Experiment(name, shared, grid, _steps(path, content["steps"]), path)
 
 
-def _expect(condition: bool, path: Path, message: str) -> None:
+def expect(condition: bool, path: Path, message: str) -> None:
     if not condition:
         raise ValueError(f"{path.name}: {message}")
 
 
-def _prefixed(path: Path, function, *arguments):
+def prefixed(path: Path, function, *arguments):
     """function(*arguments); the file's name goes in front of what it complains about."""
     try:
         return function(*arguments)
@@ -91,53 +91,53 @@ def _kind(value) -> str:
 
 def _mapping(path: Path, key: str, value) -> dict:
     value = {} if value is None else value
-    _expect(isinstance(value, dict), path, f"{key}: wanted parameter: value pairs, got {_kind(value)}")
+    expect(isinstance(value, dict), path, f"{key}: wanted parameter: value pairs, got {_kind(value)}")
     for name in value:
-        _expect(isinstance(name, str), path, f"{key}: wanted a parameter's name, got {name!r}")
-        _expect(name not in _OWN, path, f"{key}: {name} is set by the plan: remove it")
+        expect(isinstance(name, str), path, f"{key}: wanted a parameter's name, got {name!r}")
+        expect(name not in _OWN, path, f"{key}: {name} is set by the plan: remove it")
     return value
 
 
 def _grid(path: Path, grid: dict) -> dict:
     for name, values in grid.items():
-        _expect(isinstance(values, list), path, f"grid: {name}: wanted a list of values, got {_kind(values)}")
-        _expect(len(values) > 0, path, f"grid: {name} is empty: give at least one value, or remove the line")
+        expect(isinstance(values, list), path, f"grid: {name}: wanted a list of values, got {_kind(values)}")
+        expect(len(values) > 0, path, f"grid: {name} is empty: give at least one value, or remove the line")
         tied = [value for value in values if isinstance(value, dict)]
-        _expect(len(tied) in (0, len(values)), path, f"grid: {name}: wanted parameters in every entry, or in none")
+        expect(len(tied) in (0, len(values)), path, f"grid: {name}: wanted parameters in every entry, or in none")
         for value in tied:
-            set_by = _set_by(name, _mapping(path, f"grid: {name}", value))
-            _expect(len(set_by) > 0, path, f"grid: {name}: an entry sets no parameter")
+            sets = set_by(name, _mapping(path, f"grid: {name}", value))
+            expect(len(sets) > 0, path, f"grid: {name}: an entry sets no parameter")
         twice = [value for place, value in enumerate(values) if value in values[:place]]
-        _expect(not twice, path, f"grid: {name}: {twice[:1]} is there twice: remove one")
+        expect(not twice, path, f"grid: {name}: {twice[:1]} is there twice: remove one")
     return grid
 
 
-def _set_by(axis: str, value) -> dict:
+def set_by(axis: str, value) -> dict:
     """The parameters that one value of an axis sets; the `name` of a mapping is its label, not a parameter."""
-    return {key: one for key, one in value.items() if key != _NAME} if isinstance(value, dict) else {axis: value}
+    return {key: one for key, one in value.items() if key != NAME} if isinstance(value, dict) else {axis: value}
 
 
 def _steps(path: Path, steps) -> list[dict]:
-    _expect(isinstance(steps, list) and len(steps) > 0, path, f"steps: wanted a list of notebooks, got {_kind(steps)}")
+    expect(isinstance(steps, list) and len(steps) > 0, path, f"steps: wanted a list of notebooks, got {_kind(steps)}")
     for number, step in enumerate(steps, start=1):
         where = f"step {number}"
-        _expect(isinstance(step, dict), path, f"{where}: wanted {{notebook: ...}}, got {_kind(step)}")
+        expect(isinstance(step, dict), path, f"{where}: wanted {{notebook: ...}}, got {_kind(step)}")
         for key in step:
-            _expect(key in _STEP_KEYS, path, f"{where}: unknown key {key!r}: {closest(key, _STEP_KEYS)}")
-        _expect(
+            expect(key in _STEP_KEYS, path, f"{where}: unknown key {key!r}: {closest(key, _STEP_KEYS)}")
+        expect(
             isinstance(step.get("notebook"), str),
             path,
             f"{where}: key 'notebook' is missing: name one, e.g. 01_collect",
         )
-        _expect(
+        expect(
             isinstance(step.get("once", False), bool),
             path,
             f"{where}: once: wanted true or false, got {step.get('once')!r}",
         )
-        _expect(isinstance(step.get("id", ""), str), path, f"{where}: id: wanted a name, got {step.get('id')!r}")
+        expect(isinstance(step.get("id", ""), str), path, f"{where}: id: wanted a name, got {step.get('id')!r}")
         _mapping(path, f"{where}: with", step.get("with"))
     ids = Counter(step["id"] for step in steps if "id" in step)
     for name, times in ids.items():
-        _prefixed(path, paths.check_name, name, "step id")
-        _expect(times == 1, path, f"steps: id {name!r} is there {times} times: give each step its own")
+        prefixed(path, paths.check_name, name, "step id")
+        expect(times == 1, path, f"steps: id {name!r} is there {times} times: give each step its own")
     return steps

@@ -6,12 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbutils.experiment import paths
-from nbutils.experiment.file import _NAME, Experiment, _expect, _prefixed, _set_by
+from nbutils.experiment import defaults, paths, steps
+from nbutils.experiment.file import NAME, Experiment, expect, prefixed, set_by
 from nbutils.experiment.params import Parameter, check, closest, read_schema
 
 ALL_CELLS = "all"  # the cell of steps that run once per experiment
-_POLICY_NAMES = {"prompter": "alignpro", "responder": "rlhf"}
 _LONGEST_CELL = 180
 
 
@@ -26,6 +25,7 @@ class PlannedStep:
     experiment: str
     once: bool = False
     schema: dict[str, Parameter] = field(default_factory=dict, repr=False, compare=False)
+    edited: dict[str, tuple] = field(default_factory=dict, repr=False, compare=False)  # see edited_lines
 
     @property
     def folder(self) -> Path:
@@ -33,22 +33,23 @@ class PlannedStep:
 
     @property
     def changed(self) -> dict:
-        """The parameters that differ from the notebook's defaults."""
+        """The parameters that differ from what stands in the notebook's cell: what it must be told."""
         return {name: value for name, value in self.parameters.items() if value != self.schema[name].default}
 
 
 def plan_steps(experiment: Experiment, notebooks: Path) -> list[PlannedStep]:
     """Every step to run, in order: cell after cell of the grid, then the steps that run once over all cells.
 
-    Parameters come from the notebook's defaults, then shared, then the grid, then the step's own `with`.
+    Parameters come from the notebook's shipped defaults, then shared, then the grid, then the step's own `with`, and
+    what an arm's name stands for (steps.meaning) where none of these says it.
     ValueError on the first name, type or value that does not fit.
     """
     schemas = _schemas(experiment, Path(notebooks))
     every_name = {name for schema in schemas.values() for name in schema}
-    in_grid = [name for axis, values in experiment.grid.items() for value in values for name in _set_by(axis, value)]
+    in_grid = [name for axis, values in experiment.grid.items() for value in values for name in set_by(axis, value)]
     for part, values in (("shared", experiment.shared), ("grid", in_grid)):
         for name in values:
-            _expect(
+            expect(
                 name in every_name, experiment.path, f"{part}: unknown parameter {name!r}: {closest(name, every_name)}"
             )
     cells = _cells(experiment.grid)
@@ -57,7 +58,7 @@ def plan_steps(experiment: Experiment, notebooks: Path) -> list[PlannedStep]:
     planned = [_plan(experiment, schemas, step, cell, values) for cell, values in cells for step in each]
     planned += [_plan_once(experiment, schemas, step, [cell for cell, _ in cells]) for step in once]
     for (cell, name), times in Counter((step.cell, step.id) for step in planned).items():
-        _expect(times == 1, experiment.path, f"steps: {times} steps would write to {cell}/{name}: give each its own id")
+        expect(times == 1, experiment.path, f"steps: {times} steps would write to {cell}/{name}: give each its own id")
     return _in_order(planned)
 
 
@@ -89,7 +90,7 @@ def _schemas(experiment: Experiment, notebooks: Path) -> dict[str, dict[str, Par
     known = sorted(path.stem for path in notebooks.glob("*.ipynb"))
     for step in experiment.steps:
         name = step["notebook"]
-        _expect(
+        expect(
             name in known, experiment.path, f"unknown notebook {name!r} in {notebooks.name}/: {closest(name, known)}"
         )
     return {step["notebook"]: read_schema(notebooks / f"{step['notebook']}.ipynb") for step in experiment.steps}
@@ -97,15 +98,33 @@ def _schemas(experiment: Experiment, notebooks: Path) -> dict[str, dict[str, Par
 
 def _plan(experiment: Experiment, schemas: dict, step: dict, cell: str, values: dict) -> PlannedStep:
     notebook, schema, once = step["notebook"], schemas[step["notebook"]], bool(step.get("once"))
-    parameters = {name: parameter.default for name, parameter in schema.items()}
-    for part, given in (("shared", experiment.shared), ("grid", values)):
-        fitting = {name: value for name, value in given.items() if name in schema}
-        parameters |= _prefixed(experiment.path, check, schema, fitting, f"{part} ({notebook})")
-    parameters |= _prefixed(experiment.path, check, schema, step.get("with") or {}, f"with ({notebook})")
-    name = step.get("id") or default_id(notebook, parameters)
+    notebooks = paths.project_root() / "notebooks"
+    given = {key: value for key, value in steps.meaning(step.get("id", "")).items() if key in schema}
+    for part, found in (("shared", experiment.shared), ("grid", values)):
+        fitting = {name: value for name, value in found.items() if name in schema}
+        given |= prefixed(experiment.path, check, schema, fitting, f"{part} ({notebook})")
+    given |= prefixed(experiment.path, check, schema, step.get("with") or {}, f"with ({notebook})")
+    parameters = defaults.shipped(notebook, schema, notebooks) | given
+    name = step.get("id") or steps.default_name(notebook, parameters)
+    prefixed(experiment.path, steps.check_name, name, parameters)
     own = {"experiment": experiment.name, "cell": cell, "step": name}
     parameters |= {key: value for key, value in own.items() if key in schema}
-    return PlannedStep(notebook, name, cell, parameters, experiment.name, once, schema)
+    edited = defaults.edited(notebook, schema, notebooks)
+    edited = {key: pair for key, pair in edited.items() if key not in given and key not in own}
+    return PlannedStep(notebook, name, cell, parameters, experiment.name, once, schema, edited)
+
+
+def edited_lines(planned: list[PlannedStep]) -> list[str]:
+    """A line for each value that was edited in a notebook's cell, and that steps do not go by for want of their own."""
+    found: dict[tuple, list[str]] = {}
+    for step in planned:
+        for name, (now, shipped) in step.edited.items():
+            found.setdefault((step.notebook, name, repr(now), repr(shipped)), []).append(f"{step.cell}/{step.id}")
+    return [
+        f"{notebook}.ipynb: {name} is {now} in its cell, {shipped} as shipped: {', '.join(places)} "
+        f"{'goes' if len(places) == 1 else 'go'} by {shipped}; to change that, set it in the experiment file"
+        for (notebook, name, now, shipped), places in found.items()
+    ]
 
 
 def _plan_once(experiment: Experiment, schemas: dict, step: dict, cells: list[str]) -> PlannedStep:
@@ -116,17 +135,6 @@ def _plan_once(experiment: Experiment, schemas: dict, step: dict, cells: list[st
     return planned
 
 
-def default_id(notebook: str, parameters: dict) -> str:
-    """A step's name where the file gives none: the notebook's own, or what it trains."""
-    if parameters.get("step"):
-        return parameters["step"]
-    if "target" in parameters:
-        return parameters["target"]
-    if "policy" in parameters:
-        return _POLICY_NAMES.get(parameters["policy"], parameters["policy"])
-    return notebook.lstrip("0123456789").lstrip("_") or notebook
-
-
 def _cells(grid: dict[str, list]) -> list[tuple[str, dict]]:
     """(folder name, values) of each combination of the grid; one cell `main` where there is no grid."""
     if not grid:
@@ -135,7 +143,7 @@ def _cells(grid: dict[str, list]) -> list[tuple[str, dict]]:
     cells = []
     for names, chosen in zip(itertools.product(*labels), itertools.product(*grid.values()), strict=True):
         values = {
-            name: one for axis, value in zip(grid, chosen, strict=True) for name, one in _set_by(axis, value).items()
+            name: one for axis, value in zip(grid, chosen, strict=True) for name, one in set_by(axis, value).items()
         }
         cells.append((_fit("+".join(names), values), values))
     return cells
@@ -163,8 +171,8 @@ def _times(label: str, labels: list[str]) -> int:
 
 
 def _label(name: str, value, full: bool) -> str:
-    if isinstance(value, dict) and _NAME in value:
-        return _safe(str(value[_NAME])) or name
+    if isinstance(value, dict) and NAME in value:
+        return _safe(str(value[NAME])) or name
     if isinstance(value, (list, dict)):
         parts = [
             _label(key, one, full)

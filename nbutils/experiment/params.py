@@ -177,7 +177,7 @@ def _hint(value, kind: str) -> str:
         return f": write {_yaml_float(number)}" if exponent else ": remove the quotes"
     if isinstance(value, bool) and kind == "str":
         return ": put it in quotes"
-    return f": write [{value}]" if kind == "list" and isinstance(value, (str, int, float)) else ""
+    return f": write [{value!r}]" if kind == "list" and isinstance(value, (str, int, float)) else ""
 
 
 def _yaml_float(number: float) -> str:

@@ -4,15 +4,17 @@ A step is done when its notebook ended without an exception and `verify` accepts
 proves nothing: after a kernel is killed its cells still read as completed.
 """
 
-import ast
 import importlib.metadata
 import json
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from nbutils.experiment import paths
+from nbutils.experiment import errors, paths, recording
 from nbutils.experiment.journal import Journal
+from nbutils.experiment.params import check, read_schema
 
 _VERSIONS = (
     "torch",
@@ -28,8 +30,16 @@ _VERSIONS = (
 )
 
 
+# What an arm of that name is: a step called so trains nothing else, whoever runs it.
+_NAMED = {"alignpro": ("policy", "prompter"), "rlhf": ("policy", "responder")}
+_NAMED |= {target: ("target", target) for target in ("poir", "dpo_awi", "sft", "dpo_awo")}
+
+
 class Step:
-    """One run of one notebook. Made by `open_step`; `finish` writes manifest.json."""
+    """One run of one notebook. Made by `open_step`; `finish` writes manifest.json.
+
+    A manifest that is there goes when the first output is about to change, not before: looking undoes nothing.
+    """
 
     def __init__(self, notebook: str, parameters: dict, step: str):
         self.notebook = notebook
@@ -38,6 +48,7 @@ class Step:
         self.counts: dict[str, float] = {}
         self._inputs: dict[str, str] = {}
         self._outputs: list[str] = []
+        self._new_folders: list[str] = []
         self._started = time.time()
 
     def input(self, path: Path, made_by: str) -> Path:
@@ -61,7 +72,25 @@ class Step:
         """Path for an output of this step; hashed into the manifest by finish. A folder's name stands for all in it."""
         if name not in self._outputs:
             self._outputs.append(name)
+        (self.folder / "manifest.json").unlink(missing_ok=True)
         return self.folder / name
+
+    def new_folder(self, name: str) -> Path:
+        """An empty folder that takes the place of the output folder `name` on finish: until then the old one stays."""
+        fresh = self._fresh(name)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        self._new_folders.append(name)
+        return fresh
+
+    def _fresh(self, name: str) -> Path:
+        return self.folder / f".{name}{paths.SCRATCH}"
+
+    def _place_new_folders(self) -> None:
+        for name in self._new_folders:
+            shutil.rmtree(self.output(name), ignore_errors=True)
+            self._fresh(name).rename(self.folder / name)
+        self._new_folders.clear()
 
     def journal(self) -> Journal:
         """The step's journal, to be opened by `with`: what models answered stays in it from run to run."""
@@ -75,6 +104,7 @@ class Step:
 
         Raises FileNotFoundError if a promised output is not there.
         """
+        self._place_new_folders()
         missing = [name for name in self._outputs if not (self.folder / name).exists()]
         if missing:
             raise FileNotFoundError(f"{paths.relative(self.folder)}: {', '.join(missing)} not written by this notebook")
@@ -99,25 +129,64 @@ class Step:
         return manifest
 
 
-def open_step(notebook: str, parameters: dict, step: str) -> Step:
-    """Open outputs/<experiment>/<cell>/<step> for this notebook; an old manifest goes, the journal stays.
+def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
+    """Open outputs/<experiment>/<cell>/<step> for this notebook; what it holds stays until outputs change.
 
-    parameters: the notebook's namespace or the parameters alone; only names of its parameter cell are kept.
-    Raises PermissionError when the folder cannot be written.
+    parameters: the notebook's namespace or the parameters alone; only names of its parameters cell are kept, and they
+    are checked by it as the runner checks them. step: the folder; empty: see default_name. In a notebook run by hand,
+    outputs are kept from here on (recording.py), errors shown in one line, and functions found in the project's root.
+    Raises ValueError in one line for a value that does not fit, PermissionError when the folder cannot be written.
     """
-    names = parameter_names(notebook)
-    known = {name: parameters[name] for name in names if name in parameters}
-    opened = Step(notebook, known, step)
+    errors.show_in_one_line()
+    recording.record()
+    _find_own_functions()
+    schema = read_schema(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
+    known = check(schema, {name: parameters[name] for name in schema if name in parameters}, notebook)
+    name = step or default_name(notebook, known)
+    check_name(name, known)
+    opened = Step(notebook, known, name)
     try:
         opened.folder.mkdir(parents=True, exist_ok=True)
-        (opened.folder / "manifest.json").unlink(missing_ok=True)
         for scratch in opened.folder.rglob(f".*{paths.SCRATCH}"):  # of a run that was killed while it wrote
-            scratch.unlink(missing_ok=True)
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
     except OSError as error:
         raise PermissionError(
             f"cannot write to {opened.folder} ({error.strerror}): change outputs' owner or set WORKBOOK_OUTPUTS"
         ) from None
     return opened
+
+
+def default_name(notebook: str, parameters: dict) -> str:
+    """A step's name where none is given: that of what it trains, else the notebook's own."""
+    if parameters.get("step"):
+        return parameters["step"]
+    if "target" in parameters:
+        return parameters["target"]
+    for name, (parameter, value) in _NAMED.items():
+        if parameter == "policy" and parameters.get("policy") == value:
+            return name
+    return notebook.lstrip("0123456789").lstrip("_") or notebook
+
+
+def meaning(name: str) -> dict[str, str]:
+    """The parameter that an arm's name stands for: {"policy": "prompter"} of alignpro; {} of a name that is free."""
+    return dict([_NAMED[name]]) if name in _NAMED else {}
+
+
+def check_name(name: str, parameters: dict) -> None:
+    """ValueError, in one line, where a step has an arm's name and trains something else."""
+    for parameter, wanted in meaning(name).items():
+        got = parameters.get(parameter, wanted)
+        if got != wanted:
+            fitting = next((other for other in _NAMED if meaning(other) == {parameter: got}), "")
+            named = f"call it {fitting}" if fitting else "give it another name"
+            raise ValueError(f"step {name!r} means {parameter}: {wanted}, got {got!r}: {named}, or correct {parameter}")
+
+
+def _find_own_functions() -> None:
+    """my_module:my_function is found in the project's root and in params/, whatever the working folder."""
+    root = paths.project_root()
+    sys.path.extend(str(folder) for folder in (root, root / "params") if str(folder) not in sys.path)
 
 
 def verify(folder: Path) -> tuple[bool, str]:
@@ -161,16 +230,12 @@ def _source(cell: dict) -> str:
 
 
 def notebook_sha256(notebook: str) -> str:
-    """Hash of the code of the source notebook: prose may change without a rerun."""
-    return paths.sha256_json([_source(cell) for cell in _cells(notebook)])
+    """Hash of the source notebook's code: prose may change without a rerun, parameters are compared as such."""
+    return paths.sha256_json([_source(cell) for cell in _cells(notebook) if not _is_parameters(cell)])
 
 
-def parameter_names(notebook: str) -> list[str]:
-    """Names that the tagged parameter cell of the source notebook assigns."""
-    tagged = [cell for cell in _cells(notebook) if "parameters" in cell.get("metadata", {}).get("tags", [])]
-    tree = ast.parse("\n".join(_source(cell) for cell in tagged))
-    targets = [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def _is_parameters(cell: dict) -> bool:
+    return "parameters" in cell.get("metadata", {}).get("tags", [])
 
 
 def versions() -> dict[str, str]:

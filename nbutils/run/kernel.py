@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from nbutils.experiment import paths
+from nbutils.experiment import paths, recording
 from nbutils.experiment.grid import PlannedStep
 from nbutils.experiment.redaction import redact
 from nbutils.run.plan import FAILED
@@ -39,6 +39,7 @@ def environment():
                 "TOKENIZERS_PARALLELISM": "false",
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                recording.BATCH: "1",
                 "JUPYTER_RUNTIME_DIR": folder,
                 "IPYTHONDIR": folder,
                 "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel is this environment's, whatever the user has installed

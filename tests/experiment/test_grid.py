@@ -7,8 +7,9 @@ from hypothesis import given, strategies as st
 from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils.experiment.file import read_experiment
-from nbutils.experiment.grid import _cells, default_id, plan_steps
+from nbutils.experiment.grid import _cells, plan_steps
 from nbutils.experiment.paths import check_name
+from nbutils.experiment.steps import default_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +55,7 @@ def test_without_a_grid_there_is_one_cell_main(tmp_path):
     ],
 )
 def test_a_step_without_id_is_named_after_what_it_does(notebook, parameters, wanted):
-    assert default_id(notebook, parameters) == wanted
+    assert default_name(notebook, parameters) == wanted
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_whole_numbers_become_float_where_a_float_is_wanted():
         ("policy", "both", "[prompter | responder], got 'both'"),
         ("policy", None, "wanted str, got None"),
         ("policy", False, "put it in quotes"),
-        ("arms", "nan", "write [nan]"),
+        ("arms", "nan", "write ['nan']"),
         ("arms", ["nan", float("nan")], "wanted a list of str, got nan"),
         ("arms", [True], "wanted a list of str"),
         ("sizes", [1, 0], "[≥ 1], got 0"),

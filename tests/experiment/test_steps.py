@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from nbutils.experiment import steps
+from nbutils.experiment import paths, steps
+from nbutils.experiment.params import read_schema
 
 PARAMETERS = {"experiment": "e", "cell": "main", "seed": 3}
 
@@ -49,11 +50,67 @@ def test_any_change_undoes_the_step(outputs, tmp_path, spoil, reason):
     assert not ok and reason in why
 
 
-def test_opening_a_step_takes_its_manifest_away_and_keeps_the_journal(outputs, tmp_path):
+def test_looking_undoes_nothing_and_the_manifest_goes_with_the_first_output(outputs, tmp_path):
     run, _, _ = _finished(outputs, tmp_path)
     (run.folder / "journal.jsonl").write_text("")
-    steps.open_step("01_collect", PARAMETERS, "collect")
+    again = steps.open_step("01_collect", PARAMETERS, "collect")
+    assert steps.verify(run.folder) == (True, "done")
+    again.output("rows.jsonl")
     assert steps.verify(run.folder) == (False, "no manifest") and (run.folder / "journal.jsonl").exists()
+
+
+def test_a_new_folder_takes_the_old_ones_place_only_when_the_step_is_finished(outputs):
+    def rerun(name):
+        run = steps.open_step("05_plot", PARAMETERS, "plot")
+        (run.new_folder("figures") / name).write_text(name)
+        return run
+
+    rerun("a.png").finish()
+    stopped = rerun("b.png")  # a rerun that ends here
+    assert [path.name for path in (stopped.folder / "figures").iterdir()] == ["a.png"]
+    assert steps.verify(stopped.folder) == (True, "done")
+    rerun("c.png").finish()
+    assert [path.name for path in (stopped.folder / "figures").iterdir()] == ["c.png"]
+    assert steps.verify(stopped.folder) == (True, "done")
+    assert not list(stopped.folder.glob(".figures*"))
+
+
+@pytest.mark.parametrize(
+    ("notebook", "changes", "line"),
+    [
+        ("01_collect", {"num_prompts": -5}, "01_collect: num_prompts: wanted int [> 0], got -5"),
+        ("01_collect", {"num_prompts": "many"}, "01_collect: num_prompts: wanted int, got 'many' (str)"),
+        ("01_collect", {"pairs_per_prompt": "two"}, "pairs_per_prompt: wanted str [all | one], got 'two'"),
+        ("01_collect", {"experiment": 2025}, "01_collect: experiment: wanted str, got 2025 (int)"),
+        ("01_collect", {"experiment": "my experiment"}, "experiment 'my experiment': letters, digits"),
+        ("02_train_alignpro", {"policy": "prompt"}, "policy: wanted str [prompter | responder], got 'prompt'"),
+        ("02_train_alignpro", {"step": "alignpro", "policy": "responder"}, "step 'alignpro' means policy: prompter"),
+        (
+            "02_train_alignpro",
+            {"step": "rlhf"},
+            "step 'rlhf' means policy: responder, got 'prompter': call it alignpro",
+        ),
+        ("03_train_poir", {"step": "poir", "target": "sft"}, "step 'poir' means target: poir, got 'sft': call it sft"),
+        ("03_train_poir", {"target": "dpo"}, "target: wanted str [poir | dpo_awi | sft | dpo_awo], got 'dpo'"),
+        ("04_evaluate", {"arms": "nan"}, "arms: wanted list, got 'nan' (str): write ['nan']"),
+        ("04_evaluate", {"num_samples": 1.5}, "num_samples: wanted int, got 1.5 (float)"),
+        ("05_plot", {"cells": "main"}, "cells: wanted list, got 'main' (str): write ['main']"),
+    ],
+)
+def test_wrong_values_by_hand_are_one_line_as_in_the_runner(outputs, notebook, changes, line):
+    schema = read_schema(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
+    values = {name: parameter.default for name, parameter in schema.items()} | changes
+    with pytest.raises(ValueError) as caught:
+        steps.open_step(notebook, values, values["step"])
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+    assert not outputs.exists()
+
+
+def test_a_step_without_a_name_gets_that_of_what_it_trains(outputs):
+    named = [({"policy": "responder"}, "rlhf"), ({"policy": "prompter"}, "alignpro"), ({"target": "sft"}, "sft")]
+    for values, name in named:
+        notebook = "02_train_alignpro" if "policy" in values else "03_train_poir"
+        assert steps.open_step(notebook, PARAMETERS | values).folder.name == name
 
 
 def test_what_a_kill_left_of_a_file_half_written_is_in_no_manifest(outputs, tmp_path):
@@ -93,16 +150,16 @@ def test_unwritable_outputs_give_one_line(tmp_path, monkeypatch):
         steps.open_step("01_collect", PARAMETERS, "collect")
 
 
-def test_notebook_hash_is_of_code_only(tmp_path, monkeypatch):
-    def write(prose, code):
+def test_notebook_hash_is_of_code_only_and_parameters_are_compared_as_such(tmp_path, monkeypatch):
+    def write(prose, code, value):
         cells = [
             {"cell_type": "markdown", "source": [prose], "metadata": {}},
-            {"cell_type": "code", "source": [code], "metadata": {"tags": ["parameters"]}},
+            {"cell_type": "code", "source": [f"x: int = {value}"], "metadata": {"tags": ["parameters"]}},
+            {"cell_type": "code", "source": [code], "metadata": {}},
         ]
         (tmp_path / "notebooks" / "n.ipynb").write_text(json.dumps({"cells": cells}))
         return steps.notebook_sha256("n")
 
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("WORKBOOK_ROOT", str(tmp_path))
-    assert write("a", "x: int = 1") == write("b", "x: int = 1") != write("a", "x: int = 2")
-    assert steps.parameter_names("n") == ["x"]
+    assert write("a", "x + 1", 1) == write("b", "x + 1", 1) == write("a", "x + 1", 2) != write("a", "x + 2", 1)

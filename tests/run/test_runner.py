@@ -61,7 +61,7 @@ def test_runs_every_step_then_skips_them_then_reruns_only_what_depends_on_a_chan
     assert "outputs/tiny/all/plot/report.html" in again and "0.500  [0.400 to 0.600]" in again
     assert before == {step: manifest(project, *step) for step in before}
 
-    read = {"notebook": "02_read", "with": {"policy": "responder"}, "id": "alignpro"}
+    read = {"notebook": "02_read", "with": {"color": "blue"}, "id": "alignpro"}
     write_experiment(path, steps=[{"notebook": "01_make"}, read, {"notebook": "05_plot", "once": True}])
     run(path)
     assert [line[1].split(" in")[0] for line in step_lines(capsys.readouterr().out)] == [
