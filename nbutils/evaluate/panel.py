@@ -3,7 +3,6 @@
 Run by papermill, nbconvert or the runner, it is one stored case instead: no model is loaded and no widget is made.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from nbutils.analyse import choosing, gather
 from nbutils.analyse.choosing import OUTCOMES
 from nbutils.evaluate import playground
 from nbutils.evaluate.playground import TROUBLE
+from nbutils.experiment import recording
 from nbutils.report.sides import Cases, printable
 
 _ANY = "any"
@@ -41,14 +41,11 @@ def show(places: list[str], answers: pd.DataFrame, verdicts: pd.DataFrame, basel
 def is_attended() -> bool:
     """Whether someone sits in front of this kernel: only a front end with a person allows a cell to ask for input.
 
-    papermill and nbconvert never do, whoever started them; the runner says so by WORKBOOK_BATCH, too.
+    papermill and nbconvert never do, whoever started them; the runner also says so in the environment.
     """
-    from IPython import get_ipython
-
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None or os.environ.get("WORKBOOK_BATCH"):
+    if not recording.by_hand():
         return False
-    return bool((kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
+    return bool((recording.shell().kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
 class Playground:

@@ -6,6 +6,7 @@ from hostile import active_content
 from made_rows import answer, judged
 
 from nbutils.evaluate import panel, playground
+from nbutils.experiment import recording
 
 ANSWERS = pd.DataFrame(
     [answer(n, arm, float(n), response="y" * (n + 1), rewrite="x") for n in range(5) for arm in ("nan", "poir")]
@@ -55,15 +56,13 @@ def test_a_kernel_is_attended_where_a_cell_may_ask_for_input(attended, monkeypat
 
 
 def test_the_runner_is_never_attended(monkeypatch):
-    import IPython
-
     class Kernel:
         def get_parent(self):
             return {"content": {"allow_stdin": True}}
 
-    monkeypatch.setattr(IPython, "get_ipython", lambda: type("Shell", (), {"kernel": Kernel()}))
+    monkeypatch.setattr(recording, "shell", lambda: type("Shell", (), {"kernel": Kernel()}))
     assert panel.is_attended()
-    monkeypatch.setenv("WORKBOOK_BATCH", "1")
+    monkeypatch.setenv(recording.BATCH, "1")
     assert not panel.is_attended()
 
 
