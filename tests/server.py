@@ -120,7 +120,7 @@ class Server(ThreadingHTTPServer):
     faults: prompt text (or None: any) → faults of its next requests, in order: names of FAULTS, Fault, or None for a
     good answer; of "…" as the last, the one before it goes on for ever. capacity: requests at once above which one
     gets a 429. calls: (seconds since the epoch, requests then in flight, prompt text, status) of every request, as
-    they came.
+    they came. lists: models that GET /models names, None for no such page; keys: those that get it (empty: any).
     """
 
     daemon_threads = True
@@ -132,6 +132,7 @@ class Server(ThreadingHTTPServer):
         self.ledger = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self.ledger_path = ledger
         self.faults, self.refuses, self.calls, self.bodies, self.in_flight = {}, {}, [], [], 0
+        self.lists, self.keys = (), ()
         self.lock, self.closing = threading.Lock(), threading.Event()
 
     @property
@@ -179,6 +180,14 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+
+    def do_GET(self):
+        """The list of models: free, so not in the ledger."""
+        key = self.headers.get("authorization", "").removeprefix("Bearer ")
+        guarded, content = self.server.keys, json.dumps({"data": [{"id": name} for name in self.server.lists or ()]})
+        status = 404 if self.server.lists is None else 401 if guarded and key not in guarded else 200
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        self.wfile.write((head + content).encode())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

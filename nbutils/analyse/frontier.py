@@ -147,10 +147,12 @@ def points(samples: pd.DataFrame, curve: pd.DataFrame, kl_weight: float, seed: i
 
     share_reached: (J − J of the untrained) / (attainable reward at this KL − J of the untrained), missing for the
     untrained policy itself. beyond_samples: the curve ends before this KL and its end was taken instead, so that the
-    true share is at most this one. label: for a figure, empty for checkpoints on the way.
+    true share is at most this one. kl_per: what the KL is per, rewrite or response: the two do not compare. label: for
+    a figure, empty for checkpoints on the way.
     """
     if samples.empty:
-        return pd.DataFrame(columns=["source", "num_prompts", "reward", "kl", "objective", "share_reached", "label"])
+        names = ("source", "num_prompts", "reward", "kl", "kl_per", "objective", "share_reached", "label")
+        return pd.DataFrame(columns=list(names))
     first = start(samples)
     base = rewards_of(samples, first).mean()
     rows = []
@@ -162,6 +164,7 @@ def points(samples: pd.DataFrame, curve: pd.DataFrame, kl_weight: float, seed: i
         kl = np.zeros(len(each)) if source == first else each.log_ratio.to_numpy()
         row = {"source": source, "num_prompts": len(each)}
         row |= _interval("reward", each.reward.to_numpy(), seed) | _interval("kl", kl, seed)
+        row |= {"kl_per": "rewrite" if first == "initial" else "response"}
         row |= _interval("objective", each.reward.to_numpy() - kl_weight * kl, seed)
         rows.append(row | ({} if source == first else _reached(row, curve, base)))
     table = pd.DataFrame(rows)

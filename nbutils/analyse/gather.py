@@ -3,14 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
-from nbutils.analyse import choosing, differences, health, stats
+from nbutils.analyse import agreement, choosing, differences, health, stats
 from nbutils.analyse.choosing import ANY, Choice
-from nbutils.experiment import records
+from nbutils.data import labels
+from nbutils.experiment import paths, records
 from nbutils.experiment.steps import Step, read_manifest
 from nbutils.models import templates
 
@@ -37,12 +38,18 @@ class Evaluations:
 
     def by_cell(self) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
         for name in self.cells:
-            yield name, self.answers[self.answers.cell == name], self.verdicts[self.verdicts.cell == name]
+            yield name, *self.of_cell(name)
 
-    def health_cards(self) -> pd.DataFrame:
-        """health.card of every cell, one below the other."""
-        controls = self.controls
-        cards = [health.card(a, v, controls[controls.cell == name], name) for name, a, v in self.by_cell()]
+    def of_cell(self, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(answers, verdicts) of one cell."""
+        return self.answers[self.answers.cell == name], self.verdicts[self.verdicts.cell == name]
+
+    def health_cards(self, people: agreement.Labelled | None = None) -> pd.DataFrame:
+        """health.card of every cell, one below the other; people: labels of these cells' pairs."""
+        controls, people = self.controls, people or agreement.Labelled()
+        cards = [
+            health.card(a, v, controls[controls.cell == name], name, people.of(name)) for name, a, v in self.by_cell()
+        ]
         return pd.concat(cards, ignore_index=True)
 
 
@@ -71,6 +78,26 @@ def evaluations(run: Step, cells: list[str], steps: list[str]) -> Evaluations:
                 models.setdefault(name, found)
     joined = [pd.concat(each, ignore_index=True) for each in (answers, verdicts, controls)]
     return Evaluations(names, joined[0], joined[1], joined[2], models)
+
+
+def human_labels(run: Step, found: Evaluations, steps: list[str], file: str, baseline: str) -> agreement.Labelled:
+    """What people said of the pairs of these evaluations: in a file (data/labels.py; relative to the project), or, for
+    "", in labels.jsonl of the evaluation steps. Recorded as the step's input, before there is a label too.
+
+    Raises FileNotFoundError or ValueError, a line per fault.
+    """
+    held = []
+    if file:
+        path = paths.project_root() / Path(file).expanduser()
+        held = labels.read(path)
+        run.uses(path)
+    for cell in found.cells if not file else ():
+        for step in steps:
+            path = run.folder.parent.parent / cell / step / labels.FILE
+            if not path.exists():
+                path.touch()  # an input from now on: the first label makes what was computed without it stale
+            held += [replace(label, cell=cell) for label in labels.read(run.input(path, "04_evaluate"))]
+    return agreement.match(held, found.answers, found.verdicts, baseline)
 
 
 def _models(run: Step, folder: Path) -> dict[str, str]:
@@ -211,10 +238,16 @@ def _case(row: dict, baseline: str, heard: dict, said: dict) -> dict:
 
 def _note(row: dict) -> str:
     """What a reader of this row would else have to guess; empty for nothing."""
-    reason = [f"no response: {row['reason']}"] * isinstance(row["reason"], str)
     steps = row["rewrites"] if isinstance(row["rewrites"], list) else []
-    empty = ["the prompter wrote nothing, the prompt was sent"] * (bool(steps) and not any(steps))
-    return "; ".join([*empty, *([f"the last of {len(steps)} rewrites"] * (len(steps) > 1 and not empty)), *reason])
+    nothing = bool(steps) and not any(steps)
+    notes = {
+        "the prompter wrote nothing, the prompt was sent": nothing,
+        f"the last of {len(steps)} rewrites": len(steps) > 1 and not nothing,
+        "rewrite cut at its limit of tokens": row.get("rewrites_cut") is True,
+        "response cut at its limit of tokens": row.get("finish") == "length",
+        f"no response: {row['reason']}": isinstance(row["reason"], str),
+    }
+    return "; ".join(text for text, is_so in notes.items() if is_so)
 
 
 def _said(verdicts: pd.DataFrame, baseline: str) -> dict[tuple, dict]:

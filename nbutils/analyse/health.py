@@ -3,11 +3,15 @@
 Rates come with Wilson's 95% intervals, the unit being a comparison. A check fails when its rate is beyond its limit.
 The limits are ours: rules of thumb, to be read with the interval. What no limit can be set for is shown without one:
 a judge may prefer longer responses because they are better.
+
+Where people have labelled pairs, two rows more: the share on which the judge agrees with them, and Cohen's kappa
+(agreement.py), a number up to 1 and no share. Below 0.2 agreement is "slight" (Landis and Koch 1977); with fewer than
+MIN_LABELS pairs it is shown, and no verdict on the judge.
 """
 
 import pandas as pd
 
-from nbutils.analyse import stats
+from nbutils.analyse import agreement, stats
 
 CHECKS = {  # check: (least, most) of a sound judge
     "verdicts that could not be read": (0.0, 0.05),
@@ -19,18 +23,23 @@ CHECKS = {  # check: (least, most) of a sound judge
     "same verdict when asked again": (0.85, 1.0),
     "longer response chosen": (0.0, 1.0),
 }
+AGREES, KAPPA = "agrees with people", "agreement with people, κ"
+PEOPLE_CHECKS = {AGREES: (0.0, 1.0), KAPPA: (0.2, 1.0)}
+MIN_LABELS = 20
 COLUMNS = ("cell", "check", "value", "low", "high", "num", "least", "most", "sound")
 
 
-def card(answers, verdicts, controls, cell: str = "") -> pd.DataFrame:
+def card(answers, verdicts, controls, cell: str = "", people: agreement.Labelled | None = None) -> pd.DataFrame:
     """One row per check, with COLUMNS: value, low, high are shares; num comparisons; sound True, False, or None.
 
-    answers, verdicts, controls: rows of records.Answer, Verdict and Control of one cell. A check without comparisons
-    has no value, and is neither sound nor unsound.
+    answers, verdicts, controls: rows of records.Answer, Verdict and Control of one cell; people: labels of its pairs.
+    A check without comparisons has no value, and is neither sound nor unsound.
     """
     verdicts, controls = _records(verdicts), _records(controls)
     found = _of_verdicts(_records(answers), verdicts) | _of_controls(verdicts, controls)
-    return pd.DataFrame([_row(cell, check, *found[check]) for check in CHECKS], columns=list(COLUMNS))
+    rows = [_row(cell, check, *found[check]) for check in CHECKS]
+    rows += _of_people(cell, people) if people and people.rows else []
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _row(cell: str, check: str, hits: int, num: int) -> tuple:
@@ -38,6 +47,16 @@ def _row(cell: str, check: str, hits: int, num: int) -> tuple:
     share = hits / num if num else stats.NAN
     sound = None if not num else bool(least <= share <= most)
     return cell, check, share, *stats.wilson_interval(share, num), num, least, most, sound
+
+
+def _of_people(cell: str, people: agreement.Labelled) -> list[tuple]:
+    pairs = agreement.judge_and_people(people)
+    rows = []
+    for check, (value, low, high, num) in ((AGREES, pairs.share()), (KAPPA, pairs.kappa()[:4])):
+        least, most = PEOPLE_CHECKS[check]
+        enough = num >= MIN_LABELS and value == value  # a kappa that is not defined is NaN
+        rows.append((cell, check, value, low, high, num, least, most, least <= value <= most if enough else None))
+    return rows
 
 
 def _of_verdicts(answers: list[dict], verdicts: list[dict]) -> dict[str, tuple[int, int]]:
@@ -82,10 +101,14 @@ def failed(table: pd.DataFrame) -> list[str]:
     """A line for each check beyond its limit, worst first: what was found, and what a sound judge's would be."""
     lines = []
     for row in table[table["sound"].map(lambda sound: sound is False)].to_dict("records"):
-        bound = f"at most {row['most']:.0%}" if row["value"] > row["most"] else f"at least {row['least']:.0%}"
+        shown = "{:.2f}" if row["check"] == KAPPA else "{:.0%}"
+        beyond_most = row["value"] > row["most"]
+        bound = f"at most {shown.format(row['most'])}" if beyond_most else f"at least {shown.format(row['least'])}"
         beyond = max(row["value"] - row["most"], row["least"] - row["value"])
         where = f"{row['cell']}: " if table["cell"].nunique() > 1 else ""
-        lines.append((-beyond, f"{where}{row['check']}: {row['value']:.0%} of {row['num']:,}, wanted {bound}"))
+        lines.append(
+            (-beyond, f"{where}{row['check']}: {shown.format(row['value'])} of {row['num']:,}, wanted {bound}")
+        )
     return [line for _, line in sorted(lines)]
 
 

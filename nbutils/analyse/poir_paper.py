@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbutils.analyse import alignpro_paper, stats, tables
+from nbutils.analyse import alignpro_paper, poir_printed, stats, tables
 from nbutils.analyse.poir_printed import COLUMNS, NUMBERS, OVER_SETS, SETS, SOURCES, TABLES, set_order
 from nbutils.experiment import paths, steps
 
+published = poir_printed.published  # what the paper prints, beside what it is set against
 _MEAN_OF = "mean of "  # stands, with a number, where a cell's name does, which can hold no space
 TRANSFER_COLUMNS = ("source", "target", "prompt_set", "value", "low", "high", "num_cells", "num_scored", "num_unscored")
 _ABOUT_MEANS = (

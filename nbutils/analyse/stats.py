@@ -48,7 +48,7 @@ def combine_orders(verdicts) -> list[dict]:
     a first_shown that is neither arm.
     """
     groups: dict[tuple, list[dict]] = {}
-    for row in _rows(verdicts):
+    for row in as_rows(verdicts):
         pair = sorted((row["arm_a"], row["arm_b"]))
         groups.setdefault((row["prompt_set"], row["prompt_id"], *pair, int(row["sample"])), []).append(row)
     return [_combine(rows) for _, rows in sorted(groups.items())]
@@ -93,7 +93,8 @@ def _text(reason) -> str:
     return reason if isinstance(reason, str) and reason else "no reason given"
 
 
-def _rows(rows) -> list[dict]:
+def as_rows(rows) -> list[dict]:
+    """Rows as dicts: of a DataFrame, of dataclasses, or dicts already."""
     if hasattr(rows, "to_dict"):
         return rows.to_dict("records")
     return [
@@ -237,7 +238,7 @@ def flips(outcomes) -> list[bool]:
 
 def chose_first(verdicts) -> list[bool]:
     """Of each decided verdict (single orders), whether it chose the response shown first; half do without a bias."""
-    decided = [row for row in _rows(verdicts) if row["verdict"] in ("win", "lose")]
+    decided = [row for row in as_rows(verdicts) if row["verdict"] in ("win", "lose")]
     return [(row["verdict"] == "win") == (row["first_shown"] == row["arm_a"]) for row in decided]
 
 

@@ -33,7 +33,7 @@ ARMS = (
 SUMMARY_COLUMNS = (
     *("cell", "prompt_set", "arm", "num_prompts", "mean_reward", "mean_reward_low", "mean_reward_high"),
     *("reward_variance", "win", "tie", "lose", "unscored", "win_rate", "win_rate_low", "win_rate_high"),
-    *("mean_gold_reward", "gold_reward_variance"),
+    *("mean_gold_reward", "gold_reward_variance", "cut", "cut_rewrites"),
 )
 COMPARISON_COLUMNS = (
     *("cell", "prompt_set", "arm", "baseline", "num_pairs", "reward_difference", "reward_difference_low"),
@@ -46,6 +46,7 @@ ANSWER_COLUMNS = (
     *("prompt_id", "prompt_set", "arm", "sample", "rewrite"),
     *("reward", "gold_reward", "num_tokens", "reason"),
 )
+_ENDINGS = ("finish", "rewrites_cut")  # older files lack them
 
 
 def arm_order(arms) -> list[str]:
@@ -56,6 +57,8 @@ def arm_order(arms) -> list[str]:
 def summary(answers, verdicts, cell: str, baseline: str = "nan") -> pd.DataFrame:
     """One row per prompt set x arm, with SUMMARY_COLUMNS; win columns against `baseline`, NaN on its own row.
 
+    cut: share of the responses that ended at their limit of tokens, of those of which that is known; cut_rewrites:
+    share of the answers before which a rewrite did.
     answers, verdicts: DataFrames or lists of rows (records.Answer, records.Verdict) of one cell; verdicts may be empty
     """
     answers, judged = _answers(answers), _judged(verdicts, baseline)
@@ -66,8 +69,13 @@ def summary(answers, verdicts, cell: str, baseline: str = "nan") -> pd.DataFrame
         row |= _interval("mean_reward", reward) | {"reward_variance": stats.variance(part["reward"])}
         row |= wins(judged[prompt_set, arm]) if (prompt_set, arm) in judged else {}
         row |= {"mean_gold_reward": stats.mean(_by_prompt(part, "gold_reward")).value}
-        rows.append(row | {"gold_reward_variance": stats.variance(part["gold_reward"])})
+        rows.append(row | {"gold_reward_variance": stats.variance(part["gold_reward"])} | _cut(part))
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def _cut(part: pd.DataFrame) -> dict:
+    responses = part["finish"].map({"length": 1.0, "stop": 0.0})
+    return {"cut": responses.mean(), "cut_rewrites": part["rewrites_cut"].mean()}
 
 
 def comparisons(answers, verdicts, cell: str, baseline: str = "nan", seed: int = 0) -> pd.DataFrame:
@@ -194,11 +202,12 @@ def _records(rows) -> list[dict]:
 
 def _answers(rows) -> pd.DataFrame:
     """Answers sorted by their key, numbers as floats (a missing one NaN); columns that are absent are all missing."""
-    table = pd.DataFrame(rows).reindex(columns=list(ANSWER_COLUMNS))
-    for name in ("reward", "gold_reward", "num_tokens"):
+    table = pd.DataFrame(rows).reindex(columns=[*ANSWER_COLUMNS, *_ENDINGS])
+    for name in ("reward", "gold_reward", "num_tokens", "rewrites_cut"):
         table[name] = pd.to_numeric(table[name]).astype(float)
-    table = table.drop_duplicates()  # an arm that two evaluations answered alike
-    return table.sort_values(["prompt_set", "arm", "prompt_id", "sample"], ignore_index=True)
+    keys = ["prompt_set", "arm", "prompt_id", "sample", *_ENDINGS]  # of two rows alike, the one that knows its ending
+    table = table.sort_values(keys, ignore_index=True)
+    return table.drop_duplicates(list(ANSWER_COLUMNS), ignore_index=True)  # an arm that two evaluations answered alike
 
 
 def _groups(answers: pd.DataFrame):

@@ -18,10 +18,11 @@ from nbutils.collect.invent import is_foreign, scripts_of
 from nbutils.experiment.records import Prompt, Round
 from nbutils.models import templates
 from nbutils.models.generate import Conditions
-from nbutils.models.texts import Generation, Sampling
+from nbutils.models.texts import Generation, Sampling, is_cut
 
 LONGEST = 1.5  # times the prompt's words, above which a rewrite is refused (section 3.1)
 _APART = 100  # sample indices between two rounds: attempts at one request
+_Active = tuple[Prompt, str, bool | None]  # a prompt, its rewrite of this round, whether that was cut at its limit
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def self_evaluate(
     """
     ask = _Asker(model, responder, loop, given, label, first_sample)
     rounds: dict[str, list[Round]] = {row.prompt_id: [] for row in prompts}
-    active = [(row, row.prompt) for row in prompts]
+    active: list[_Active] = [(row, row.prompt, None) for row in prompts]
     for number in range(loop.num_rounds + 1):
         for made in _evaluate(ask, active, number):
             rounds[made.prompt_id].append(made)
-        going_on = [row for row, _ in active if _is_bad(rounds[row.prompt_id][-1], loop.good_score)]
+        going_on = [row for row, *_ in active if _is_bad(rounds[row.prompt_id][-1], loop.good_score)]
         if number == loop.num_rounds or not going_on:
             break
         active = _revise(ask, going_on, rounds, number)
@@ -87,36 +88,37 @@ def _is_bad(last: Round, good_score: int) -> bool:
     return last.score is not None and last.score < good_score
 
 
-def _evaluate(ask: _Asker, active: list[tuple[Prompt, str]], number: int) -> list[Round]:
-    """A Round of each (prompt, rewrite): its response, and the critique of it against the prompt. A response that
-    failed is criticised by nobody."""
-    answers = _generate(ask, ask.responder, [text for _, text in active], ask.given.responding, number, 0, "responses")
+def _evaluate(ask: _Asker, active: list[_Active], number: int) -> list[Round]:
+    """A Round of each: its response, and the critique of it against the prompt. A response that failed is criticised by
+    nobody."""
+    sent = [text for _, text, _ in active]
+    answers = _generate(ask, ask.responder, sent, ask.given.responding, number, 0, "responses")
     template = templates.load("critique", ask.given.templates)
-    heard = [(row, made.text) for (row, _), made in zip(active, answers, strict=True) if not made.reason]
+    heard = [(row, made.text) for (row, *_), made in zip(active, answers, strict=True) if not made.reason]
     asked = [templates.messages(template, prompt=row.prompt, response=text) for row, text in heard]
     found = _until_parsed(ask, asked, _read_critique, lambda each: each.score is not None, number, "critiques")
     critiques = dict(zip([row.prompt_id for row, _ in heard], found, strict=True))
     rounds = []
-    for (row, text), made in zip(active, answers, strict=True):
-        parsed, raw = critiques.get(row.prompt_id, (templates.Critique(None, None, made.reason), ""))
-        scored = (parsed.score, parsed.critique, raw, parsed.reason)
-        rounds.append(Round(row.prompt_id, row.prompt, number, text, made.text, *scored))
+    for (row, text, cut), made in zip(active, answers, strict=True):
+        parsed, said = critiques.get(row.prompt_id, (templates.Critique(None, None, made.reason), None))
+        scored = (parsed.score, parsed.critique, said.text if said else "", parsed.reason)
+        rounds.append(Round(row.prompt_id, row.prompt, number, text, made.text, *scored, rewrite_cut=cut))
     return rounds
 
 
-def _revise(ask: _Asker, going_on: list[Prompt], rounds: dict, number: int) -> list[tuple[Prompt, str]]:
-    """(prompt, rewrite) for each prompt that goes on; one without a usable rewrite keeps the reason and stops."""
+def _revise(ask: _Asker, going_on: list[Prompt], rounds: dict, number: int) -> list[_Active]:
+    """Each prompt that goes on, with its rewrite; one without a usable rewrite keeps the reason and stops."""
     template = templates.load("revise", ask.given.templates)
     lasts = [rounds[row.prompt_id][-1] for row in going_on]
     asked = [templates.messages(template, prompt=last.prompt, critique=last.critique or "") for last in lasts]
     found = _until_parsed(ask, asked, _read_rewrite, lambda each: each[0] is not None, number, "rewrites")
-    kept = []
-    for row, last, ((text, reason), raw) in zip(going_on, lasts, found, strict=True):
+    kept: list[_Active] = []
+    for row, last, ((text, reason), made) in zip(going_on, lasts, found, strict=True):
         reason = reason or _unusable(text, last)
         if reason:
-            rounds[row.prompt_id][-1] = replace(last, reason=reason, refused_rewrite=raw)
+            rounds[row.prompt_id][-1] = replace(last, reason=reason, refused_rewrite=made.text)
         else:
-            kept.append((row, text))
+            kept.append((row, text, is_cut(made, text)))
     return kept
 
 
@@ -138,7 +140,7 @@ def _read_rewrite(made: Generation) -> tuple[str | None, str | None]:
 
 
 def _until_parsed(ask: _Asker, asked: list, parse, is_good, number: int, label: str) -> list[tuple]:
-    """[(parsed, raw text)] of each request, asked up to num_retries more times while `is_good` refuses it."""
+    """[(parsed, Generation)] of each request, asked up to num_retries more times while `is_good` refuses it."""
     found: list = [None] * len(asked)
     pending = list(range(len(asked)))
     critiquing = replace(ask.given.responding, max_new_tokens=ask.loop.max_tokens)
@@ -146,7 +148,7 @@ def _until_parsed(ask: _Asker, asked: list, parse, is_good, number: int, label: 
         requests = [asked[i] for i in pending]
         texts = _generate(ask, ask.model, requests, critiquing, number, attempt, label)
         for i, made in zip(pending, texts, strict=True):
-            found[i] = (parse(made), made.text)
+            found[i] = (parse(made), made)
         pending = [i for i in pending if not is_good(found[i][0])]
         if not pending:
             break

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from nbutils.data.novelty import NoveltyFilter
+from nbutils.experiment.progress import Bar
 from nbutils.experiment.records import Prompt, prompt_id
 from nbutils.models import templates
 from nbutils.models.generate import Conditions, generate
@@ -71,11 +70,11 @@ def invent(
         novelty.accept(seed)
     found, rng, slow, call = Invention(), random.Random(given.rewriting.seed), 0, 0
     wanted, most = settings.num_prompts, MOST_CALLS * settings.num_prompts
-    with tqdm(total=wanted, desc="new prompts", disable=not given.progress, mininterval=1.0) as bar:
+    with Bar(wanted, "new prompts" if given.progress else None) as bar:
         while len(found.rows) < wanted and slow < _SLOW_BATCHES and call < most:
             before, number = len(found.rows), min(given.runtime.batch_size, most - call)
             shots = [_shots(rng, seeds, found.rows, settings) for _ in range(number)]
-            for text, shown in zip(_ask(model, shots, call, given), shots, strict=True):
+            for text, shown in zip(_ask(model, shots, call, given, bar), shots, strict=True):
                 _take(found, text, shown, wanted, refuse, novelty)
             call, accepted = call + number, len(found.rows) - before
             slow = 0 if accepted / (2 * number) > settings.min_acceptance else slow + 1
@@ -85,12 +84,13 @@ def invent(
     return found
 
 
-def _ask(model: str, shots: list[list[str]], call: int, given: Conditions) -> list[Generation]:
+def _ask(model: str, shots: list[list[str]], call: int, given: Conditions, bar: Bar) -> list[Generation]:
     """What the model answers to each list of shots; their samples are numbered from `call` on."""
     template = templates.load("invent", given.templates)
     requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
     numbers = list(range(call, call + len(requests)))
-    return generate(model, requests, given.rewriting, given.runtime, given.journal, numbers)
+    note = bar.set_postfix_str
+    return generate(model, requests, given.rewriting, given.runtime, given.journal, numbers, None, note)
 
 
 def _closing(number: int, settings: Settings, slow: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nbutils.data import readers
 from nbutils.experiment import paths
+from nbutils.models import hub
 
 EVALUATION_SETS = {
     "vicuna": "vicuna_eval.jsonl",
@@ -36,7 +37,7 @@ def read_evaluation_set(name: str) -> Iterator[dict]:
         return readers.read_rows(local)
     import datasets
 
-    copy = _fetch(BPO_URL + file, Path(datasets.config.HF_DATASETS_CACHE) / f"bpo-{BPO_COMMIT[:12]}" / file)
+    copy = _fetch(BPO_URL + file, fetched(file))
     return iter(datasets.load_dataset("json", data_files=str(copy), split="train", streaming=True))
 
 
@@ -47,12 +48,34 @@ def local_copy(file: str) -> Path | None:
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
+def fetched(file: str) -> Path:
+    """Where an evaluation set's file lies once it is fetched."""
+    return _cache() / f"bpo-{BPO_COMMIT[:12]}" / file
+
+
+def is_cached(hub_id: str) -> bool:
+    """Whether anything of a hub set is in the caches of datasets and of the hub. datasets writes names its own way:
+    openbmb___ultra_feedback."""
+    owner, _, name = hub_id.rpartition("/")
+    found = _cache().glob(f"{owner}___*") if owner else _cache().glob("*")
+    plain = name.replace("_", "").lower()
+    prepared = any(folder.name.split("___")[-1].replace("_", "").lower() == plain for folder in found)
+    return prepared or hub.is_cached(hub_id, "datasets")
+
+
+def _cache() -> Path:
+    """The folder of datasets' cache, as datasets itself finds it (which takes a second to import)."""
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
+
+
 def _fetch(url: str, path: Path) -> Path:
     """path, fetched from url if it is not there yet. (datasets fetches plain URLs only where aiohttp is installed.)"""
     if path.is_file():
         return path
     advice = f"go online, or put {path.name} into data/ or $WORKBOOK_DATA"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if hub.is_offline():
         raise ConnectionError(f"{path.name} is not on this machine and HF_HUB_OFFLINE is set: {advice}")
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -69,6 +92,8 @@ def read_hub(hub_id: str, split: str, seed: int | None) -> Iterator[dict]:
     import huggingface_hub.errors
 
     offline = datasets.config.HF_HUB_OFFLINE
+    if not (offline or hub.is_offline() or is_cached(hub_id)) and (said := hub.trouble(hub_id, "datasets")):
+        raise ConnectionError(f"{said}, or save its rows as a .jsonl file and name that")
     failures = (
         OSError,
         ValueError,

@@ -77,6 +77,11 @@ def load(ref: str, num_pairs: int = 0, seed: int = 0) -> tuple[list[PreferencePa
     return found, dict(counts) | {"kept": len(found)}
 
 
+def check(ref: str) -> None:
+    """Stop on a pair set that cannot exist, without loading anything: ValueError or FileNotFoundError in one line."""
+    _hub_id(ref)
+
+
 def load_rewrites(path: Path) -> tuple[list[records.Pair], dict[str, int]]:
     """(pairs, counts) of a good and a bad rewrite each, for POIR: rows of 01_collect's pairs.jsonl, or BPO's.
 

@@ -53,6 +53,20 @@ def check(ref: str) -> None:
     _resolve(ref)
 
 
+def hub_id(ref: str) -> str | None:
+    """The hub set behind ref; None for what comes from elsewhere."""
+    kind, source = _resolve(ref)
+    return source if kind == "hub" else None
+
+
+def is_here(ref: str) -> bool:
+    """Whether a prompt or pair set can be read without a network."""
+    kind, source = _resolve(ref)
+    if kind == "evaluation":
+        return hub.local_copy(source) is not None or hub.fetched(source).is_file()
+    return kind != "hub" or hub.is_cached(source)
+
+
 def load(ref: str, split: str, num_prompts: int = 0, seed: int = 0, shuffle: bool = True) -> list[records.Prompt]:
     """Prompts of a set for one role; see load_counted."""
     return load_counted(ref, split, num_prompts, seed, shuffle)[0]

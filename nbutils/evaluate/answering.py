@@ -1,7 +1,8 @@
 """What an arm makes of prompts: its rewrites in sequence, and the responder's answers to the last of them."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from nbutils.analyse import theory
 from nbutils.collect import critique
@@ -14,20 +15,38 @@ from nbutils.experiment.steps import read_manifest
 from nbutils.models import scoring, templates
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions
-from nbutils.models.texts import Generation, Sampling
+from nbutils.models.texts import Generation, Sampling, is_cut
 
 _LOOP_SAMPLES = 10_000  # sample indices that the loop of one sample may take
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What came of one prompt before the responder: a rewrite per prompter in sequence, empty for an arm that has none.
+
+    cuts: for each rewrite that a model wrote whether it ended at its limit of tokens, None where nothing tells.
+    """
+
+    rewrites: list[str] = field(default_factory=list)
+    cuts: list[bool | None] = field(default_factory=list)
+
+    @property
+    def cut(self) -> bool | None:
+        """Whether any of the rewrites was cut; None where that is not known."""
+        known = bool(self.cuts) and None not in self.cuts
+        return True if True in self.cuts else False if known else None
 
 
 def answer(arm: Arm, prompts: list[Prompt], num_samples: int, given: Conditions, first: int = 0) -> list[Answer]:
     """num_samples Answers per prompt, without rewards, in the order of prompts. first: index of the first sample."""
     rows = [(prompt, sample) for prompt in prompts for sample in range(first, first + num_samples)]
     texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
-    trail = rewrites_of(arm, texts, samples, given)
-    finals = [last_sent(text, steps) for text, steps in zip(texts, trail, strict=True)]
+    trails = trails_of(arm, texts, samples, given)
+    finals = [last_sent(text, each.rewrites) for text, each in zip(texts, trails, strict=True)]
     made = given.ask(arm.responder, finals, given.responding, samples, f"{arm.name}: responses")
-    columns = zip(rows, finals, trail, made, strict=True)
-    return [_answer(arm, *row, final, steps, generation) for row, final, steps, generation in columns]
+    columns = zip(rows, finals, trails, made, strict=True)
+    return [_answer(arm, *row, final, trail, generation) for row, final, trail, generation in columns]
 
 
 def rewrites_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
@@ -35,22 +54,27 @@ def rewrites_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditi
 
     samples: sample index of each prompt.
     """
+    return [trail.rewrites for trail in trails_of(arm, prompts, samples, given)]
+
+
+def trails_of(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[Trail]:
+    """rewrites_of with what is known of how each ended; of tilted and poir_s1 that of the rewrite which was chosen."""
     if arm.tilt:
-        trail = _tilted(arm, arm.tilt, prompts, samples, given)
+        trails = _tilted(arm, arm.tilt, prompts, samples, given)
     elif arm.loop:
-        trail = _criticised(arm, arm.loop, prompts, samples, given)
+        trails = _criticised(arm, arm.loop, prompts, samples, given)
     elif arm.fixed:
         template = templates.load(arm.fixed, given.templates)
-        trail = [[templates.messages(template, prompt=text)[-1]["content"]] for text in prompts]
+        trails = [Trail([templates.messages(template, prompt=text)[-1]["content"]]) for text in prompts]
     else:
-        trail = _in_sequence(arm, prompts, samples, given)
-    return others(prompts, samples, trail, given.rewriting.seed) if arm.shuffled else trail
+        trails = _in_sequence(arm, prompts, samples, given)
+    return others(prompts, samples, trails, given.rewriting.seed) if arm.shuffled else trails
 
 
-def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[Trail]:
     """Each prompter rewrites what the one before it wrote."""
     current = list(prompts)
-    trail: list[list[str]] = [[] for _ in prompts]
+    trails = [Trail() for _ in prompts]
     for prompter in arm.prompters:
         template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else given.templates)
         sampling = replace(given.rewriting, stop=(prompter.stop,) if prompter.stop else ())
@@ -58,12 +82,13 @@ def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Condit
         made = given.ask(prompter.model, requests, sampling, samples, f"{arm.name}: rewrites")
         for row, (previous, answer) in enumerate(zip(list(current), made, strict=True)):
             text = arms.clean_rewrite(answer.text)
-            trail[row].append(text)
+            trails[row].rewrites.append(text)
+            trails[row].cuts.append(is_cut(answer, text))
             current[row] = arms.sent(text, previous)
-    return trail
+    return trails
 
 
-def _tilted(arm: Arm, tilt: Tilt, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+def _tilted(arm: Arm, tilt: Tilt, prompts: list[str], samples: list[int], given: Conditions) -> list[Trail]:
     """One rewrite of each prompt, drawn from ρ*(x'|x) of Eq. 10 over samples of the untrained prompter.
 
     The responses that weigh a rewrite are others than the one that the arm answers with. A rewrite without a reward is
@@ -73,10 +98,9 @@ def _tilted(arm: Arm, tilt: Tilt, prompts: list[str], samples: list[int], given:
     rows = [(prompt, sample * tilt.num_rewrites + i) for prompt, sample in zip(prompts, samples, strict=True)
             for i in range(tilt.num_rewrites)]  # fmt: skip
     asked, numbers = [prompt for prompt, _ in rows], [number for _, number in rows]
-    texts = [trail[0] for trail in _in_sequence(base, asked, numbers, given)]
-    pairs = [
-        (p, arms.sent(text, p), -1 - j) for p, text in zip(asked, texts, strict=True) for j in range(tilt.num_responses)
-    ]
+    trails = _in_sequence(base, asked, numbers, given)
+    rewrites = zip(asked, [trail.rewrites[0] for trail in trails], strict=True)
+    pairs = [(p, arms.sent(text, p), -1 - j) for p, text in rewrites for j in range(tilt.num_responses)]
     sent, draws = [text for _, text, _ in pairs], [draw for *_, draw in pairs]
     made = given.ask(arm.responder, sent, given.responding, draws, f"{arm.name}: responses to rewrites")
     heard = [None if each.reason else each.text for each in made]
@@ -85,25 +109,26 @@ def _tilted(arm: Arm, tilt: Tilt, prompts: list[str], samples: list[int], given:
     groups = [slice(i * tilt.num_rewrites, (i + 1) * tilt.num_rewrites) for i in range(len(prompts))]
     keys = [[given.rewriting.seed, prompt, sample] for prompt, sample in zip(prompts, samples, strict=True)]
     chosen = [_drawn(expected[each], tilt.kl_weight, key) for each, key in zip(groups, keys, strict=True)]
-    return [[texts[each][i]] for each, i in zip(groups, chosen, strict=True)]
+    return [trails[each][i] for each, i in zip(groups, chosen, strict=True)]
 
 
-def _criticised(arm: Arm, loop: Loop, prompts: list[str], samples: list[int], given: Conditions) -> list[list[str]]:
+def _criticised(arm: Arm, loop: Loop, prompts: list[str], samples: list[int], given: Conditions) -> list[Trail]:
     """Of each prompt the rewrite (or the prompt itself) whose response scored best in the self-critique loop.
 
     The response that the arm answers with is another than the one that was criticised: what is measured is the
     rewrite, not the choice among responses.
     """
     rows = [Prompt(prompt_id(text), text, "") for text in prompts]
-    found: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int], Trail] = {}
     for sample in dict.fromkeys(samples):
         asked = list({row.prompt_id: row for row, other in zip(rows, samples, strict=True) if other == sample}.values())
         first = -_LOOP_SAMPLES * (sample + 1)
         model, label = arm.prompters[0].model, f"{arm.name}: rewrites, "
         made = critique.self_evaluate(model, arm.responder, asked, loop, given, label, first)
         for key, group in itertools.groupby(made, key=lambda each: each.prompt_id):
-            found[key, sample] = critique.best(list(group)).rewrite
-    return [[found[row.prompt_id, sample]] for row, sample in zip(rows, samples, strict=True)]
+            best = critique.best(list(group))
+            found[key, sample] = Trail([best.rewrite], [best.rewrite_cut])
+    return [found[row.prompt_id, sample] for row, sample in zip(rows, samples, strict=True)]
 
 
 def _drawn(expected: list[float | None], kl_weight: float, key: list) -> int:
@@ -116,12 +141,12 @@ def _drawn(expected: list[float | None], kl_weight: float, key: list) -> int:
     return known[min(int((steps <= place * steps[-1]).sum()), len(known) - 1)]
 
 
-def others(prompts: list[str], samples: list[int], trail: list[list[str]], seed: int) -> list[list[str]]:
-    """For each prompt the rewrites made of another prompt, with the same sample number: the next one in an order drawn
+def others(prompts: list[str], samples: list[int], trails: list[_T], seed: int) -> list[_T]:
+    """For each prompt what was made of another prompt, with the same sample number: the next one in an order drawn
     by seed. A prompt that is alone keeps its own."""
-    found = {key: steps for key, steps in zip(zip(prompts, samples, strict=True), trail, strict=True)}
+    found = dict(zip(zip(prompts, samples, strict=True), trails, strict=True))
     after = following(prompts, seed)
-    return [found.get((after[p], s), steps) for p, s, steps in zip(prompts, samples, trail, strict=True)]
+    return [found.get((after[p], s), own) for p, s, own in zip(prompts, samples, trails, strict=True)]
 
 
 def following(prompts: list[str], seed: int) -> dict[str, str]:
@@ -130,12 +155,12 @@ def following(prompts: list[str], seed: int) -> dict[str, str]:
     return dict(zip(ring, ring[1:] + ring[:1], strict=True))
 
 
-def last_sent(prompt: str, trail: list[str]) -> str:
+def last_sent(prompt: str, rewrites: list[str]) -> str:
     """The last rewrite that is not empty, or the prompt."""
-    return next((text for text in reversed(trail) if text), prompt)
+    return next((text for text in reversed(rewrites) if text), prompt)
 
 
-def _answer(arm: Arm, prompt: Prompt, sample: int, final: str, trail: list[str], made: Generation) -> Answer:
+def _answer(arm: Arm, prompt: Prompt, sample: int, final: str, trail: Trail, made: Generation) -> Answer:
     return Answer(
         prompt_id=prompt.prompt_id,
         prompt_set=prompt.prompt_set,
@@ -143,12 +168,14 @@ def _answer(arm: Arm, prompt: Prompt, sample: int, final: str, trail: list[str],
         arm=arm.name,
         sample=sample,
         rewrite=final,
-        rewrites=trail,
+        rewrites=trail.rewrites,
         response=made.text,
         reward=None,
         gold_reward=None,
         num_tokens=made.num_tokens,
         reason=made.reason,
+        finish=made.finish,
+        rewrites_cut=trail.cut,
     )
 
 

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from nbutils.analyse import stats, tables
 from nbutils.evaluate import answering
 from nbutils.evaluate.arms import Arm
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
+from nbutils.experiment.progress import Bar
 from nbutils.models import likelihood, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions, cut_batches, run_batches
@@ -408,8 +408,7 @@ class Responder:
         batches = [
             batch for batch in batches if not found.keys() >= set(batch)
         ]  # no part: it would differ in last bits
-        bar = tqdm(total=len(unique), initial=len(found), desc=self.label, disable=not self.label, file=self.screen)
-        with bar:
+        with Bar(len(unique), self.label or None, len(found), self.screen) as bar:
             for batch, made in run_batches(batches, lambda batch: forward([unique[key][0] for key in batch])):
                 new = {key: value for key, value in zip(batch, made, strict=True) if key not in found}
                 if self.journal is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nbutils.collect import invent
 from nbutils.evaluate.arms import links
-from nbutils.models import spending, templates
+from nbutils.models import references, spending, templates
 from nbutils.models.spending import Estimate, Limits
 
 PROMPT_TOKENS = 100  # that a prompt is taken to have, where nobody has counted
@@ -58,6 +58,12 @@ def paid(notebook: str, parameters: dict, prompts: list[str] | None = None) -> l
     ]
 
 
+def is_paid(model: str, prices: dict) -> bool:
+    """Whether calls to a model may cost money: by its price; where it has none, whether it is OpenAI's own server."""
+    cost = spending.price(model, prices, 1e6, 1e6)
+    return references.server(model).is_openai if cost is None else cost > 0
+
+
 def estimate(model: str, calls: Calls, prices: dict) -> Estimate:
     """What the calls read and write, and cost at most."""
     read, written = calls.number * calls.read, calls.number * calls.written
@@ -70,7 +76,8 @@ def sentences(notebook: str, parameters: dict, limits: Limits, prompts: list[str
     lines = []
     for name, model, calls in found:
         made = estimate(model, calls, limits.prices)
-        lines.append(f"{name} {model}: at most {calls.spelled()}" + (f", {made}" if made.calls else ""))
+        cost = str(made) if is_paid(model, limits.prices) else made.tokens
+        lines.append(f"{name} {model}: at most {calls.spelled()}" + (f", {cost}" if made.calls else ""))
     return [*lines, f"limit: {limits}"] if found else []
 
 

@@ -15,7 +15,8 @@ from nbutils.analyse.choosing import OUTCOMES
 from nbutils.evaluate import playground
 from nbutils.evaluate.playground import TROUBLE
 from nbutils.experiment import recording
-from nbutils.report.sides import Cases, printable
+from nbutils.report.pages import printable
+from nbutils.report.sides import Cases
 
 _ANY = "any"
 _ON_A_PAGE = 2  # cases

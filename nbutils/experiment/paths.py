@@ -33,6 +33,13 @@ def outputs_root() -> Path:
     return Path(os.environ.get("WORKBOOK_OUTPUTS") or project_root() / "outputs").resolve()
 
 
+def code_folders() -> list[Path]:
+    """Where a <module>:<function> of one's own is looked for first: $WORKBOOK_CODE (the runner makes it the folder of
+    the experiment file), the project's root, params/."""
+    own = os.environ.get("WORKBOOK_CODE")
+    return [*([Path(own)] if own else []), project_root(), project_root() / "params"]
+
+
 def check_name(name: str, what: str) -> str:
     """name, if it can be a folder's name anywhere; ValueError otherwise."""
     if not _NAME.fullmatch(name):
@@ -57,6 +64,29 @@ def relative(path: Path) -> str:
     path = Path(path).resolve()
     root = project_root()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def shown(path: Path) -> str:
+    """path as a user can open it from where they are: relative to the project only inside it."""
+    inside = Path.cwd().resolve().is_relative_to(project_root())
+    return relative(path) if inside else Path(path).resolve().as_posix()
+
+
+def without_places(value):
+    """value (text, or lists and dicts of it) without the folders of this machine, for what may be shared."""
+    places = {outputs_root(): "outputs/", project_root(): "", Path(sys.prefix): "python/", Path.home(): "~/"}
+    known = {f"{place}/": short for place, short in places.items() if len(place.parts) > 1}
+    ordered = sorted(known, key=len, reverse=True)
+    pattern = re.compile(r"(?<![\w/.])(?:" + "|".join(map(re.escape, ordered)) + ")")
+    return _replaced(value, pattern, known)
+
+
+def _replaced(value, pattern: re.Pattern, known: dict[str, str]):
+    if isinstance(value, str):
+        return pattern.sub(lambda found: known[found[0]], value)
+    if isinstance(value, dict):
+        return {key: _replaced(one, pattern, known) for key, one in value.items()}
+    return [_replaced(one, pattern, known) for one in value] if isinstance(value, list) else value
 
 
 SCRATCH = ".part"  # ends the hidden file that becomes the real one; a kill can leave it behind

@@ -29,7 +29,8 @@ class Round:
     """One round of self-evaluation: a rewrite (round 0: the prompt itself), its response, the critique of it.
 
     reason: why there is no score, or why the prompt's loop ended here without a good one. refused_rewrite: what was
-    written where a usable next rewrite was asked for.
+    written where a usable next rewrite was asked for. rewrite_cut: whether the rewrite ended at its limit of tokens;
+    None where none was written or nothing tells.
     """
 
     prompt_id: str
@@ -42,6 +43,7 @@ class Round:
     raw_critique: str
     reason: str | None = None
     refused_rewrite: str | None = None
+    rewrite_cut: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one arm made of one prompt, once. rewrites: one per prompter; rewrite: the last, or the prompt itself."""
+    """What one arm made of one prompt, once. rewrites: one per prompter; rewrite: the last, or the prompt itself.
+
+    finish: how the response ended, stop | length (at its limit of tokens); rewrites_cut: whether any of the rewrites
+    ended at its own. None where nothing tells, as in files of older runs, or where no model wrote a rewrite.
+    """
 
     prompt_id: str
     prompt_set: str
@@ -79,6 +85,8 @@ class Answer:
     gold_reward: float | None
     num_tokens: int
     reason: str | None = None
+    finish: str | None = None
+    rewrites_cut: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,25 @@ class Control(Verdict):
     """A judgement that is a check of the judge itself. control: same | constant | padded | again."""
 
     control: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a person said of a pair of responses. label: win | lose | tie | skip, from arm_a's side, or undone: what the
+    same person said of the pair before no longer holds. when: UTC, ISO 8601; seconds: from showing the pair to the
+    label; texts: hash of what was shown. None: not known, as in files made elsewhere."""
+
+    prompt_id: str
+    prompt_set: str | None
+    arm_a: str
+    arm_b: str
+    sample: int | None
+    label: str
+    who: str
+    when: str | None = None
+    seconds: float | None = None
+    texts: str | None = None
+    cell: str | None = None
 
 
 def prompt_id(text: str) -> str:

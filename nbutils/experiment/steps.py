@@ -8,11 +8,9 @@ import importlib.metadata
 import json
 import shutil
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-from nbutils.experiment import errors, paths, recording
+from nbutils.experiment import errors, paths, progress, recording, sessions
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.params import check, read_schema
 
@@ -49,7 +47,7 @@ class Step:
         self._inputs: dict[str, str] = {}
         self._outputs: list[str] = []
         self._new_folders: list[str] = []
-        self._started = time.time()
+        self._started = 0.0  # of this session, by sessions.begin
 
     def input(self, path: Path, made_by: str) -> Path:
         """path, recorded with its hash. FileNotFoundError names the notebook that makes it."""
@@ -100,14 +98,16 @@ class Step:
         self.counts[name] = number if isinstance(number, float) else int(number)
 
     def finish(self, tokens: int = 0) -> dict:
-        """Write manifest.json, atomically and last; returns it. tokens: generated in this step.
+        """Write manifest.json, atomically and last; returns it. tokens: generated in this step, or trained on by 03.
 
+        Its seconds are those of all the sessions that the step took, one that was killed until its last sign of life.
         Raises FileNotFoundError if a promised output is not there.
         """
         self._place_new_folders()
         missing = [name for name in self._outputs if not (self.folder / name).exists()]
         if missing:
             raise FileNotFoundError(f"{paths.relative(self.folder)}: {', '.join(missing)} not written by this notebook")
+        seconds, num_sessions = sessions.end(self.folder, self._started)
         manifest = {
             "schema": 1,
             "notebook": self.notebook,
@@ -122,10 +122,12 @@ class Step:
             "counts": self.counts,
             "versions": versions(),
             "commit": commit(),
-            "seconds": round(time.time() - self._started, 1),
+            "seconds": round(seconds, 1),
+            "sessions": num_sessions,
             "tokens": tokens,
         }
         paths.write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        progress.begin(None)
         return manifest
 
 
@@ -134,12 +136,11 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
 
     parameters: the notebook's namespace or the parameters alone; only names of its parameters cell are kept, and they
     are checked by it as the runner checks them. step: the folder; empty: see default_name. In a notebook run by hand,
-    outputs are kept from here on (recording.py), errors shown in one line, and functions found in the project's root.
+    outputs are kept from here on (recording.py) and errors shown in one line (errors.py).
     Raises ValueError in one line for a value that does not fit, PermissionError when the folder cannot be written.
     """
     errors.show_in_one_line()
     recording.record()
-    _find_own_functions()
     schema = read_schema(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
     known = check(schema, {name: parameters[name] for name in schema if name in parameters}, notebook)
     name = step or default_name(notebook, known)
@@ -147,6 +148,8 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
     opened = Step(notebook, known, name)
     try:
         opened.folder.mkdir(parents=True, exist_ok=True)
+        opened._started = sessions.begin(opened.folder)
+        progress.begin(opened.folder)
         for scratch in opened.folder.rglob(f".*{paths.SCRATCH}"):  # of a run that was killed while it wrote
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
     except OSError as error:
@@ -181,12 +184,6 @@ def check_name(name: str, parameters: dict) -> None:
             fitting = next((other for other in _NAMED if meaning(other) == {parameter: got}), "")
             named = f"call it {fitting}" if fitting else "give it another name"
             raise ValueError(f"step {name!r} means {parameter}: {wanted}, got {got!r}: {named}, or correct {parameter}")
-
-
-def _find_own_functions() -> None:
-    """my_module:my_function is found in the project's root and in params/, whatever the working folder."""
-    root = paths.project_root()
-    sys.path.extend(str(folder) for folder in (root, root / "params") if str(folder) not in sys.path)
 
 
 def verify(folder: Path) -> tuple[bool, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _OPTIONAL = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")  # what a server may refuse to take
 _REFUSED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|forbidden|permitted", re.I)
 _NO_TEXT = {"length": "no text within {} tokens", "content_filter": "no text: the server's content filter"}
+_AT_LIMIT = ("length", "max_tokens", "model_length")  # OpenAI's word, Anthropic's, Mistral's
 
 
 class ApiError(RuntimeError):
@@ -88,12 +89,21 @@ def parse(body: dict, sampling: Sampling) -> Generation:
     read = read if isinstance(read, int) else None
     if not text and finish in _NO_TEXT:  # another call would end the same way, and cost the same
         spent = written if isinstance(written, int) else sampling.max_new_tokens
-        return Generation("", spent, None, _NO_TEXT[finish].format(sampling.max_new_tokens), read)
+        cut = "length" if finish == "length" else None
+        return Generation("", spent, cut, _NO_TEXT[finish].format(sampling.max_new_tokens), read)
     if not text or not isinstance(text, str):
         raise ValueError("empty content")
     written = written if isinstance(written, int) else len(text.split())
-    cut = cut_at(encodable(text), sampling.stop)
-    return Generation(cut, written, "length" if finish == "length" else "stop", prompt_tokens=read)
+    whole = encodable(text)
+    cut = cut_at(whole, sampling.stop)
+    return Generation(cut, written, "stop" if cut != whole else _ending(finish), prompt_tokens=read)
+
+
+def _ending(finish) -> str | None:
+    """How a text ended by the server's word: stop | length, None where it says nothing."""
+    if not finish:
+        return None
+    return "length" if str(finish).lower() in _AT_LIMIT else "stop"
 
 
 def refusal(error, chat: Chat) -> Generation | Trouble:

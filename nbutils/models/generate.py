@@ -5,13 +5,14 @@ to the filtered log-probabilities comes noise that is a hash of (request seed, p
 is taken, which is an exact draw. APIs get the request's seed as their own.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from jinja2.exceptions import TemplateError
-from tqdm import tqdm
 
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
+from nbutils.experiment.progress import Bar
 from nbutils.models import api, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
 from nbutils.models.sampling import SeededSampler
@@ -28,13 +29,14 @@ def generate(
     journal: Journal | None = None,
     samples: list[int] | None = None,
     label: str | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Generation]:
     """One Generation per prompt, in order.
 
     prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
     Answers found in the journal are not asked again; new ones are journalled batch by batch.
-    label: progress bar's name. A request that cannot be answered (longer than the context, refused by the API) comes
-    back with its reason.
+    label: progress bar's name; note: told of calls and dollars in place of that bar. A request that cannot be answered
+    (longer than the context, refused by the API) comes back with its reason.
     """
     identity, shared = references.identity(model), asdict(sampling)
     requests = [request(identity, prompt, shared, sample) for prompt, sample in _zip(prompts, samples)]
@@ -43,9 +45,8 @@ def generate(
     answers = {key: Generation(**value) for key, value in known.items() if value is not None}
     unique = dict(zip(keys, requests, strict=True))
     backend = {"api": api.generate_api, "callable": _generate_callable}.get(references.kind(model), _generate_local)
-    bar = tqdm(total=len(unique), initial=len(answers), desc=label, disable=label is None, mininterval=1.0)
-    with bar:
-        for batch in backend(model, unique, answers, sampling, runtime, journal, bar.set_postfix_str):
+    with Bar(len(unique), label, len(answers)) as bar:
+        for batch in backend(model, unique, answers, sampling, runtime, journal, note or bar.set_postfix_str):
             if journal is not None:
                 journal.append_many((key, asdict(answer)) for key, answer in batch if _is_final(answer))
             answers.update(batch)

@@ -7,8 +7,9 @@ repository. Nothing here trains. torch and transformers are imported when a mode
 import functools
 from pathlib import Path
 
+from nbutils.models import hub
 from nbutils.models.devices import Runtime, is_out_of_memory, pick_device, pick_dtype, settle_threads
-from nbutils.models.references import check, describe, resolve
+from nbutils.models.references import check, describe, kind, resolve
 
 
 def load_kwargs(ref: str, runtime: Runtime) -> dict:
@@ -107,7 +108,8 @@ def _explained(ref: str, load, *args, **kwargs):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
+    if kind(ref) == "hub" and (said := hub.trouble(resolve(ref))):  # the hub's own client would try for a minute
+        raise FileNotFoundError(said)
     try:
         return load(*args, **kwargs)
     except GatedRepoError:

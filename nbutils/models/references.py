@@ -4,6 +4,7 @@
 Nothing here loads weights, fetches anything or imports torch.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -11,6 +12,8 @@ import importlib.util
 import json
 import os
 import re
+import sys
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,12 @@ class Server:
     def key(self) -> str:
         """A server of one's own may want none; another server never gets the default one's."""
         return os.environ.get(self.key_name, "none" if self.is_named else "")
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether it is OpenAI's own, which is asked where no address is set."""
+        host = urllib.parse.urlsplit(self.url).hostname
+        return host == "api.openai.com" or not (self.is_named or self.url)
 
     @property
     def lacks(self) -> str:
@@ -160,7 +169,8 @@ def local_files(*refs: str) -> list[Path]:
         if kind(ref) == "local":
             found.append(Path(target))
         elif kind(ref) == "callable":
-            spec = importlib.util.find_spec(target.split(":")[0])
+            with _own_code():
+                spec = importlib.util.find_spec(target.split(":")[0])
             if spec and spec.origin:
                 found.append(Path(spec.origin))
     return found
@@ -185,14 +195,38 @@ def identity(ref: str) -> str:
 
 
 def load_callable(ref: str):
-    """The Python function behind <module>:<function>. ValueError if there is none."""
+    """The function behind <module>:<function>, of paths.code_folders or installed. ValueError if there is none."""
     module, name = resolve(ref).split(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        with _own_code():
+            found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{ref!r}: module {error.name} not found") from None
-    except AttributeError:
-        raise ValueError(f"{ref!r}: module {module} has no function {name}") from None
+        raise ValueError(f"{ref!r}: {_not_found(module, error.name or '')}") from None
+    except SyntaxError as error:
+        where = f"{Path(error.filename or module).name}:{error.lineno}"
+        raise ValueError(f"{ref!r}: {where} is not valid Python ({error.msg}): correct it") from None
+    if not callable(found):
+        raise ValueError(f"{ref!r}: module {module} has no function {name}")
+    return found
+
+
+def _not_found(module: str, missing: str) -> str:
+    if module != missing and not module.startswith(f"{missing}."):
+        return f"{module} imports {missing}, which is not installed: install it"
+    file = f"{module.replace('.', '/')}.py"
+    return f"module {missing} not found: put {file} beside the experiment file or into the project's root"
+
+
+@contextlib.contextmanager
+def _own_code():
+    """The user's own folders first on the path of imports; after it last, for what their modules import later."""
+    folders, before = [str(folder) for folder in paths.code_folders()], list(sys.path)
+    sys.path[:0] = folders
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before + [folder for folder in folders if folder not in before]
 
 
 def describe(ref: str) -> dict:

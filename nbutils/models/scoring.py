@@ -3,10 +3,9 @@
 import math
 import statistics
 
-from tqdm import tqdm
-
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
+from nbutils.experiment.progress import Bar
 from nbutils.models import loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, run_batches
@@ -35,7 +34,7 @@ def score(
     known = {pair: journal.get(key) for pair, key in keys.items()} if journal is not None else {}
     found = {pair: value["reward"] for pair, value in known.items() if value is not None}
     backend = _score_callable if references.kind(model) == "callable" else _score_classifier
-    with tqdm(total=len(keys), initial=len(found), desc=label, disable=label is None, mininterval=1.0) as bar:
+    with Bar(len(keys), label, len(found)) as bar:
         for raw in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():
             wrong = [value for _, value in raw if value is not None and not math.isfinite(value)]
             if wrong and only_finite:

@@ -72,9 +72,13 @@ class Estimate:
     output_tokens: int
     usd: float | None
 
+    @property
+    def tokens(self) -> str:
+        return f"about {self.input_tokens:,} tokens read and at most {self.output_tokens:,} written"
+
     def __str__(self):
         usd = "price unknown" if self.usd is None else f"at most ${self.usd:,.2f}"
-        return f"about {self.input_tokens:,} tokens read and at most {self.output_tokens:,} written, {usd}"
+        return f"{self.tokens}, {usd}"
 
 
 def estimate(model: str, letters: list[int], max_new_tokens: int, prices: dict) -> Estimate:
@@ -93,7 +97,7 @@ class Spending:
 
     def __init__(self, known: Limits, journal=None):
         self.limits, self._lock = known, threading.Lock()
-        self.calls, self.usd, self._set_aside = 0, 0.0, 0.0
+        self.calls, self.usd, self._set_aside, self._priced = 0, 0.0, 0.0, False
         for key, value in journal.items() if journal is not None else ():
             request, attempt, stamp = key.partition(ATTEMPT)
             if attempt:
@@ -103,7 +107,9 @@ class Spending:
     def _cost(self, attempt: dict, settled: dict | None) -> float:
         """Dollars of one journalled call: by the tokens of its answer, none if it was refused, else all it may cost."""
         tokens = attempt if settled is None else settled
-        return price(attempt["model"], self.limits.prices, tokens.get("read", 0), tokens.get("written", 0)) or 0.0
+        cost = price(attempt["model"], self.limits.prices, tokens.get("read", 0), tokens.get("written", 0))
+        self._priced = self._priced or cost is not None
+        return cost or 0.0
 
     def begin(self, model: str, input_tokens: float, max_new_tokens: int) -> float:
         """Count one call and set its highest price aside; returns that. SpendLimit if it would pass a limit."""
@@ -119,6 +125,7 @@ class Spending:
                     raise SpendLimit(self._said("max_usd", f"${self.limits.max_usd:,.2f}"))
             self.calls += 1
             self._set_aside += most or 0.0
+            self._priced = self._priced or most is not None
         return most or 0.0
 
     def end(self, model: str, set_aside: float, input_tokens: int, output_tokens: int) -> None:
@@ -128,7 +135,9 @@ class Spending:
             self.usd += price(model, self.limits.prices, input_tokens, output_tokens) or 0.0
 
     def counts(self) -> dict[str, float]:
-        """What a manifest says of paid calls; nothing where none was made."""
+        """What a manifest says of calls; nothing where none was made. Without a price none is called paid."""
+        if self.calls and not self._priced:
+            return {"calls to servers": self.calls}
         return {"paid calls": self.calls, "US dollars at most": round(self.usd, 4)} if self.calls else {}
 
     def said(self, model: str) -> str:

@@ -19,7 +19,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """text; num_tokens generated; finish: stop | length | None; reason: why there is no text, or None.
+    """text; num_tokens generated; finish: stop | length (cut at the limit) | None (nothing tells); reason: why there is
+    no text, or None.
 
     prompt_tokens: what an API says it read, None for a model on this machine.
     """
@@ -40,6 +41,14 @@ def cut_at(text: str, stop: tuple[str, ...]) -> str:
     """text up to the first stop string, or all of it."""
     places = [text.find(string) for string in stop if string in text]
     return text[: min(places)] if places else text
+
+
+def is_cut(made: Generation, kept: str) -> bool | None:
+    """Whether kept, which is what is used of a text, was cut at the limit of tokens; None where nothing tells.
+
+    It was not where the text goes on behind it: then the limit fell into what nobody reads.
+    """
+    return None if made.finish is None else made.finish == "length" and made.text.rstrip().endswith(kept)
 
 
 def messages_of(prompt) -> list[dict]:

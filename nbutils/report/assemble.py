@@ -13,6 +13,8 @@ from nbutils.report.pages import image, write_page
 
 _PAPER = "As the Align-Pro paper shows it"
 _MANY_UNSCORED = 0.1  # of what was to be judged or scored: above it the page opens with a warning
+_MANY_CUT = 0.05  # of an arm's responses or rewrites: above it the page and the terminal's table say so
+_CUTS = {"cut": "responses", "cut_rewrites": "rewrites"}  # columns of the summary
 _CAPTIONS = {
     "reward_mean": "Mean reward of each arm, with 95% intervals over prompts.",
     "reward_variance": "Variance of the reward over all answers of an arm.",
@@ -33,12 +35,15 @@ _CAPTIONS = {
     "transfer": "Win rate by the model whose pairs were trained on (rows) and the model that answers (columns), with "
     "95% intervals; outlined: a model on its own pairs.",
     "frontier": "What the objective allows at each distance from the untrained policy (Align-Pro, Lemma 5.1), and "
-    "where training got to, on held-out prompts.",
-    "training_rl": "Reinforcement learning, step by step: reward and distance from the initial model.",
+    "where training got to, on held-out prompts. A prompter's distance is in nats of its rewrites, a trained "
+    "responder's in nats of its responses: numbers on two axes, not to be compared.",
+    "training_rl": "Reinforcement learning, step by step: reward and distance from the initial model, of a prompter in "
+    "nats of its rewrites, of a responder in nats of its responses.",
     "training_preference": "Preference training, step by step: loss, margin and accuracy.",
     "collection_scores": "Scores that the model gave its own answers, round by round.",
     "collection_funnel": "From prompts asked for to pairs for training.",
 }
+_MOST_NAMED = 6  # arms in one warning
 _JUDGE = "The judge"
 _THEORY = "How far training went of what was attainable"
 _SECTIONS = {"frontier": _THEORY, "training": "Training", "collection": "Collection"}
@@ -60,11 +65,17 @@ def write_report(experiment: str) -> Path:
         "report.html.j2",
         title=experiment,
         lead=_lead(summary, lost, steps),
-        warnings=[*filter(None, [_warning(lost), _judge_warning(tables / "judge_health.csv")])],
+        warnings=_warnings(lost, summary, tables / "judge_health.csv"),
         groups=_groups(summary),
         readings=_readings(tables, summary),
         has_gold=any(number(row.get("mean_gold_reward")) is not None for row in summary),
+        has_cut=any(number(row.get(name)) is not None for row in summary for name in _CUTS),
         sections=_figures(page.parent),
+        people=redact(read_table(tables / "human_labels.csv")),
+        corrected=redact(read_table(tables / "corrected_win_rate.csv")),
+        outcomes=("win", "tie", "lose"),
+        judge_section=_JUDGE,
+        several_values=_several_values,
         cases=_cases(redact(read_table(tables / "cases.csv"))),
         lost=[row for row in lost if number(row.get("num_missing"))],
         steps=steps,
@@ -74,11 +85,13 @@ def write_report(experiment: str) -> Path:
 
 
 def headline(experiment: str) -> list[str]:
-    """The headline table as lines of text."""
-    lines = []
-    for title, rows in _groups(_summary(experiment)).items():
-        table = [_HEADLINE, *(_headline_row(row) for row in rows)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(_HEADLINE))]
+    """The headline table as lines of text; with a column of what was cut only where that is much."""
+    lines, summary = [], _summary(experiment)
+    cuts = [name for name in _CUTS if _most(summary, name) > _MANY_CUT]
+    header = (*_HEADLINE, *(f"{_CUTS[name]} cut" for name in cuts))
+    for title, rows in _groups(summary).items():
+        table = [header, *((*_headline_row(row), *(percent(row[name]) for name in cuts)) for row in rows)]
+        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
         lines += ["", title] * (title != "") + ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
     return lines
 
@@ -207,11 +220,55 @@ def _lead(summary: list[dict], lost: list[dict], steps: list[dict]) -> str:
     for row in lost:
         reasons[row["what"], row["reason"]] += int(number(row["num_missing"]) or 0)
     listed = ", ".join(f"{_several(count, what)} ({why})" for (what, why), count in reasons.most_common() if count)
-    return ", ".join(parts) + ("; unscored: " + listed if listed else "; every answer and every pair was scored") + "."
+    said = ["unscored: " + listed if listed else "every answer and every pair was scored", _cut_short(summary)]
+    return "; ".join([", ".join(parts), *filter(None, said)]) + "."
+
+
+def _cut_short(summary: list[dict]) -> str:
+    """What the first line adds where responses or rewrites ended at their limit of tokens; "" where none did."""
+    shares = {what: _most(summary, name) for name, what in _CUTS.items()}
+    said = [f"{percent(max(share, 0.001))} of an arm's {what}" for what, share in shares.items() if share]
+    return f"cut at their limit of tokens: up to {' and '.join(said)}" if said else ""
+
+
+def _most(summary: list[dict], name: str) -> float:
+    """The largest share in a column of the summary, 0 where none is known."""
+    return max((number(row.get(name)) or 0.0 for row in summary), default=0.0)
+
+
+def _cut_warnings(summary: list[dict]) -> list[str]:
+    """A warning for each parameter that cut many responses or rewrites of an arm, the arms with the most first."""
+    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for name, what in _CUTS.items():
+        for row in summary:
+            share = number(row.get(name)) or 0.0
+            if share > _MANY_CUT:
+                place = " · ".join(row[key] for key in ("arm", *_several_values(summary)))
+                found.setdefault((what, _limit(name, row["arm"])), []).append((share, place))
+    return [_cut_warning(*key, sorted(shares, reverse=True)) for key, shares in found.items()]
+
+
+def _cut_warning(what: str, parameter: str, shares: list[tuple[float, str]]) -> str:
+    listed = ", ".join(f"{place} {percent(share)}" for share, place in shares[:_MOST_NAMED])
+    listed += f" and {len(shares) - _MOST_NAMED} more" if len(shares) > _MOST_NAMED else ""
+    said = f"Many {what} were cut at their limit of tokens, and only what they held by then was compared: {listed}."
+    return f"{said} Raise {parameter} and run 04_evaluate again."
+
+
+def _limit(column: str, arm: str) -> str:
+    """The parameter of 04_evaluate that sets the limit."""
+    if column == "cut":
+        return "max_response_tokens"
+    return "max_prompt_tokens" if arm.removeprefix("shuffled:") == "poir_s1" else "max_rewrite_tokens"
 
 
 def _several(count: float, what: str) -> str:
     return f"{count:,.0f} {what}" + "s" * (count != 1)
+
+
+def _warnings(lost: list[dict], summary: list[dict], health_card: Path) -> list[str]:
+    """The banners above the table; none where all is well."""
+    return [*filter(None, [_warning(lost), *_cut_warnings(summary), _judge_warning(health_card)])]
 
 
 def _warning(lost: list[dict]) -> str:

@@ -53,7 +53,7 @@ def render_notebook(notebook: Path, page: Path, title: str = "", error: str = ""
     content, _ = CoalesceStreamsPreprocessor(enabled=True)(content, {})
     cells = [_cell(cell) for cell in content.cells if cell.source.strip() or cell.get("outputs")]
     title = redact(title) or Path(notebook).stem
-    return write_page(page, "notebook.html.j2", cells=cells, title=title, error=redact(error))
+    return write_page(page, "notebook.html.j2", cells=cells, title=title, error=paths.without_places(redact(error)))
 
 
 def write_page(page: Path, template: str, **values) -> Path:
@@ -63,18 +63,21 @@ def write_page(page: Path, template: str, **values) -> Path:
     )
     style = Markup("".join((_HTML / name).read_text("utf-8") for name in ("style.css", "cases.css")))
     text = environment.get_template(template).render(style=style, **values)
-    return paths.write_atomic(page, _printable(text))
+    return paths.write_atomic(page, printable(text))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """text without control characters that HTML forbids, and encodable."""
     text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", text)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def redact_notebook(notebook: Path) -> None:
-    """Blank secrets of the environment and this machine's folders in papermill's notes, in place."""
+    """Blank secrets of the environment, and this machine's folders in outputs and papermill's notes, in place."""
     content = redact(json.loads(Path(notebook).read_text("utf-8")))
+    for cell in content["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = paths.without_places(cell["outputs"])
     notes = content["metadata"].get("papermill", {})
     for name in {"input_path", "output_path"} & notes.keys():
         notes[name] = paths.relative(notes[name]) if isinstance(notes[name], str) else None
@@ -164,7 +167,7 @@ def clean(html: str) -> Markup:
     """HTML reduced to text, tables, links and embedded images: no script, handler, frame, form or remote load."""
     return Markup(
         nh3.clean(
-            _printable(html),
+            printable(html),
             tags=_TAGS,
             clean_content_tags={"script", "style", "template", "noscript", "iframe", "object", "title", "svg", "math"},
             attributes=_ATTRIBUTES,

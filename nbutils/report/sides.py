@@ -13,6 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from nbutils.analyse import differences, gather
+from nbutils.report.pages import printable
 
 _HTML = Path(__file__).parent / "html"
 _LONGEST = 20_000  # letters of one text that are shown: more would make a notebook slow to open
@@ -55,12 +56,6 @@ class Cases:
             for case in self.each()
         ]
         return printable(_template().render(cases=cases, notes=self.notes, style=_style(), after=_blanks_after))
-
-
-def printable(text: str) -> str:
-    """text without control characters that HTML forbids, and encodable: a notebook could not be stored else."""
-    control = {number: "\N{REPLACEMENT CHARACTER}" for number in (*range(9), 11, 12, *range(14, 32), 127)}
-    return text.translate(control).encode("utf-8", "replace").decode("utf-8")
 
 
 def _blanks_after(text: str) -> str:

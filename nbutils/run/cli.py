@@ -26,11 +26,15 @@ _Experiment = Annotated[str, typer.Argument(help="an experiment file, or the nam
 
 
 @app.command()
-def plan(experiment: _Experiment):
-    """Show every step with its parameters, models, memory and paid calls, and what is missing here. Runs nothing."""
+def plan(
+    experiment: _Experiment,
+    details: Annotated[bool, typer.Option("--details", help="parameters, models and calls of each step")] = False,
+    step: Annotated[str, typer.Option(help="all about this step alone: its name, or cell/name")] = "",
+):
+    """Show every step with its models, memory and calls, what cannot be used and what is missing. Runs nothing."""
     from nbutils.run import plan
 
-    print(*plan.plan(find(experiment)), sep="\n")
+    print(*plan.plan(find(experiment), details, step), sep="\n")
 
 
 @app.command()
@@ -38,11 +42,12 @@ def run(
     experiment: _Experiment,
     until: Annotated[str, typer.Option(help="stop after this step of each cell")] = "",
     cell: Annotated[str, typer.Option(help="only this cell; all: only the steps over all cells")] = "",
+    check_servers: Annotated[bool, typer.Option(help="try the hub and each API server before any work")] = True,
 ):
     """Run what is not done yet, then print the headline table and the report's path."""
     from nbutils.run import runner
 
-    runner.run(find(experiment), until, cell)
+    runner.run(find(experiment), until, cell, check_servers)
 
 
 @app.command()
@@ -61,7 +66,7 @@ def report(experiment: _Experiment):
 
     name = read_experiment(find(experiment)).name
     page = assemble.write_report(name)
-    print(*assemble.headline(name), "", f"Report: {paths.relative(page)}", sep="\n")
+    print(*assemble.headline(name), "", f"Report: {paths.shown(page)}", sep="\n")
 
 
 @app.command()
@@ -74,6 +79,8 @@ def rewrite(
     """Send one prompt through a trained arm: print the rewrite and the response."""
     from nbutils.evaluate import answering
 
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: write what a user would ask, in quotes")
     rewrites, response = answering.rewrite_and_respond(experiment, cell, arm, prompt)
     for text in rewrites:
         print(f"rewrite:  {text}")

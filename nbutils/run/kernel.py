@@ -4,6 +4,7 @@ Papermill saves every cell as completed, whatever happened; only its exception t
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from nbutils.experiment import paths, recording
+from nbutils.experiment import paths, progress, recording
 from nbutils.experiment.grid import PlannedStep
 from nbutils.experiment.redaction import redact
 from nbutils.run.plan import FAILED
@@ -26,8 +27,11 @@ _LONGEST_SOCKET_FOLDER = 80  # bytes; a socket's whole path may have about a hun
 
 
 @contextlib.contextmanager
-def environment():
-    """What kernels inherit; their sockets and IPython's files go to a short, private folder that is removed after."""
+def environment(code: Path):
+    """What kernels inherit; their sockets and IPython's files go to a short, private folder that is removed after.
+
+    code: the experiment file's folder, where functions of one's own may lie.
+    """
     root, before = paths.project_root(), dict(os.environ)
     packages = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     with tempfile.TemporaryDirectory(prefix="workbook-", ignore_cleanup_errors=True) as folder:
@@ -35,6 +39,7 @@ def environment():
             {
                 "WORKBOOK_ROOT": str(root),
                 "WORKBOOK_OUTPUTS": str(paths.outputs_root()),
+                "WORKBOOK_CODE": str(code),
                 "PYTHONPATH": os.pathsep.join(filter(None, packages)),
                 "TOKENIZERS_PARALLELISM": "false",
                 "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -57,15 +62,18 @@ def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) 
     """Run a step's notebook in a fresh kernel; "" if it ended well, else what went wrong, on one line.
 
     received: numbers of signals, filled by the caller's handlers; the first one ends the kernel.
-    say: called twice a second with the time and the cell.
+    say: called twice a second with the time, the section of the notebook, and the step's own bar.
     """
     for name in ("manifest.json", FAILED, SCRATCH):
         (step.folder / name).unlink(missing_ok=True)
     at, started, kernels, before = {"cell": ""}, time.monotonic(), set(), _children()
+    os.environ["WORKBOOK_PROGRESS"] = str(step.folder)
+    progress.write(step.folder, progress.here())
     pool = ThreadPoolExecutor(max_workers=1)
     future = pool.submit(_papermill, step, at, received)
     while not future.done() and not received:
-        say(f"{time.monotonic() - started:,.0f} s{at['cell']}")
+        bar = str(progress.read(step.folder) or "")
+        say(" · ".join(filter(None, [f"{time.monotonic() - started:,.0f} s", at["cell"], bar])))
         wait([future], timeout=0.5)
         kernels |= _children() - before
     if not future.done():
@@ -74,6 +82,7 @@ def execute(step: PlannedStep, received: list[int], say: Callable[[str], None]) 
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
     pool.shutdown(wait=False)
+    progress.clear(step.folder)
     return explain(future.exception()) if future.done() else "the kernel did not end"
 
 
@@ -84,11 +93,12 @@ def _papermill(step: PlannedStep, at: dict, received: list[int]) -> None:
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what ended a notebook is said once, by the runner
     source = paths.project_root() / "notebooks" / f"{step.notebook}.ipynb"
+    sections, number = _sections(source)
     own = {name: step.parameters[name] for name in ("experiment", "cell", "step") if name in step.parameters}
 
     def on_cell_start(cell, cell_index):
         _unless(received)
-        at["cell"] = f" · cell {cell_index + 1}"
+        at["cell"] = sections.get(cell.source) or at["cell"] or f"notebook cell {cell_index + 1} of {number}"
 
     _unless(received)  # a signal may come while papermill is still being imported
     papermill.execute_notebook(
@@ -103,6 +113,18 @@ def _papermill(step: PlannedStep, at: dict, received: list[int]) -> None:
         config=Config({"KernelManager": _connection()}),
         on_cell_start=on_cell_start,
     )
+
+
+def _sections(notebook: Path) -> tuple[dict[str, str], int]:
+    """({code of a cell: the heading above it}, number of cells)."""
+    cells, found, heading = json.loads(notebook.read_text("utf-8"))["cells"], {}, ""
+    for cell in cells:
+        source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            found[source] = heading
+        elif titles := re.findall(r"^##+ +(.+)$", source, re.MULTILINE):
+            heading = titles[-1].strip()
+    return found, len(cells)
 
 
 def _unless(received: list[int]) -> None:

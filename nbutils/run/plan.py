@@ -3,6 +3,7 @@
 Nothing here reaches the network, loads a model or imports torch.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -10,22 +11,19 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbutils.evaluate import arms, calls
-from nbutils.experiment import paths, steps
+from nbutils.data import sets
+from nbutils.evaluate import calls
+from nbutils.experiment import paths, progress, steps
 from nbutils.experiment.file import Experiment, read_experiment
-from nbutils.experiment.grid import PlannedStep, plan_steps
+from nbutils.experiment.grid import PlannedStep, edited_lines, plan_steps
+from nbutils.experiment.params import closest
 from nbutils.models import references, spending
+from nbutils.run import preflight
+from nbutils.run.uses import described, limits, memory_bytes, published, size, trained_parameter, used_models
 
 _ANSWER = re.compile(rb'^\{"key": "[^"#]*",', re.MULTILINE)
 FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
-MODEL_PARAMETERS = ("prompter", "responder", "reward_model", "judge", "gold_reward")
-_USED = {  # model parameters that a notebook loads, by its number
-    "01": ("prompter", "responder"),
-    "02": ("prompter", "responder", "reward_model"),
-    "03": ("prompter",),
-    "04": MODEL_PARAMETERS,
-    "05": (),
-}
+_MODELS_WIDTH = 46  # letters, in the table
 _MEMORY = (
     "GPU memory is estimated as 1.2 × 2 bytes per parameter (4 with float32) of all models that a step loads; what is "
     "trained adds 14 bytes per parameter, or 0.5 with LoRA."
@@ -58,6 +56,14 @@ def state(step: PlannedStep) -> tuple[str, str]:
     return ("done", "") if done else ("stale", reason)
 
 
+def _standing(step: PlannedStep) -> tuple[str, str]:
+    """`state`; running, with process, machine and bar, where a process is at work on the step now."""
+    now = progress.read(step.folder)
+    if now is None:
+        return state(step)
+    return "running", " · ".join(filter(None, [f"process {now.pid} on {now.host}", str(now)]))
+
+
 def journalled(folder: Path) -> int:
     """Answers that a step's journal holds: what a rerun need not ask for again. Notes on calls are no answers."""
     journal = Path(folder) / "journal.jsonl"
@@ -70,25 +76,93 @@ def status(path: Path) -> list[str]:
     lines = [f"{experiment.name}: {_count(planned)} in {paths.relative(paths.outputs_root() / experiment.name)}"]
     width = max(len(f"{step.cell}/{step.id}") for step in planned)
     for step in planned:
-        kind, reason = state(step)
+        kind, reason = _standing(step)
         manifest = steps.read_manifest(step.folder) or {}
         spent = f"{manifest['seconds']:>8,.0f} s {manifest['tokens']:>12,} tokens" if kind == "done" else ""
         lines.append(f"  {f'{step.cell}/{step.id}':<{width}}  {kind:<11} {spent or reason}".rstrip())
     return lines
 
 
-def plan(path: Path) -> list[str]:
-    """Every step with its parameters, models, memory and paid calls, then what is missing on this machine."""
+def plan(path: Path, details: bool = False, only: str = "") -> list[str]:
+    """A table of all steps, or all about each; then what cannot be used and what this machine lacks.
+
+    details: parameters, models, memory and calls of each step; only: of the steps called so, <cell>/<step> or <step>.
+    ValueError names the closest step.
+    """
     experiment, planned = load(path)
-    lines = [f"{experiment.name}: {_count(planned)}, from {paths.relative(path)}"]
-    for step in planned:
-        kind, reason = state(step)
-        lines += ["", f"{step.cell}/{step.id}  ({step.notebook}, {kind}{': ' + reason if reason else ''})"]
-        changed = {name: value for name, value in step.changed.items() if name not in ("experiment", "cell", "step")}
-        shown = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "the notebook's defaults"
-        lines += textwrap.wrap(shown, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-        lines += [f"  {line}" for line in (*_models(step), *_calls(step))]
-    return [*lines, "", *textwrap.wrap(_MEMORY, 112), *_paid(planned), "", *missing(planned)]
+    shown = _named(planned, only) if only else planned
+    lines = [f"{experiment.name}: {_count(planned)}, from {paths.relative(path)}", ""]
+    lines += [line for step in shown for line in _detailed(step)] if details or only else _table(shown)
+    lines += [*textwrap.wrap(_MEMORY, 112), *_paid(planned)]
+    if not (details or only):
+        lines.append("All about each step: --details, or --step <name>.")
+    return [*lines, *edited_lines(planned), "", *_unusable(experiment, planned), *missing(planned)]
+
+
+def _named(planned: list[PlannedStep], name: str) -> list[PlannedStep]:
+    found = [step for step in planned if name in (step.id, f"{step.cell}/{step.id}")]
+    if not found:
+        known = dict.fromkeys(one for step in planned for one in (step.id, f"{step.cell}/{step.id}"))
+        raise ValueError(f"no step {name!r} in this experiment: {closest(name, known)}")
+    return found
+
+
+def _detailed(step: PlannedStep) -> Iterator[str]:
+    """All about one step, and an empty line."""
+    kind, reason = _standing(step)
+    yield f"{step.cell}/{step.id}  ({step.notebook}, {kind}{': ' + reason if reason else ''})"
+    changed = {name: value for name, value in step.changed.items() if name not in ("experiment", "cell", "step")}
+    shown = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "the notebook's defaults"
+    yield from textwrap.wrap(shown, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    yield from (f"  {line}" for line in (*_models(step), *_calls(step)))
+    yield ""
+
+
+def _table(planned: list[PlannedStep]) -> list[str]:
+    """One line per step."""
+    head = ("step", "notebook", "state", "models (*: trained)", "memory", "calls", "dollars")
+    rows = [head, *map(_row, planned)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    right = head.index("memory")
+    return [
+        "  ".join(f"{text:>{width}}" if place >= right else f"{text:<{width}}" for place, text, width in cells).rstrip()
+        for cells in (zip(range(len(head)), row, widths, strict=True) for row in rows)
+    ] + [""]
+
+
+def _row(step: PlannedStep) -> tuple[str, ...]:
+    memory, complete = memory_bytes(step)
+    number = f"{memory / 1e9:,.1f} GB" if memory >= 1e8 else f"{memory / 1e6:,.0f} MB"
+    needs = f"{'' if complete else '> '}{number}" if used_models(step) else "–"
+    return (f"{step.cell}/{step.id}", step.notebook, _standing(step)[0], _short_models(step), needs, *_cost(step))
+
+
+def _short_models(step: PlannedStep) -> str:
+    """The models that a step uses, without owners, what it trains first; cut where they are many."""
+    used = used_models(step)
+    trained = used.get(trained_parameter(step) or "")
+    others = [_short(ref) for ref in used.values() if ref != trained]
+    names = list(dict.fromkeys([f"*{_short(trained)}", *others] if trained else others))
+    kept = 1
+    while kept < len(names) and len(", ".join(names[: kept + 1])) <= _MODELS_WIDTH:
+        kept += 1
+    return ", ".join(names[:kept]) + f" +{len(names) - kept}" * (len(names) > kept) or "–"
+
+
+def _short(ref: str) -> str:
+    return ref if ref.startswith(("sandbox/", "api:")) else ref.rstrip("/").rpartition("/")[2]
+
+
+def _cost(step: PlannedStep) -> tuple[str, str]:
+    """(calls to servers, dollars), each at most; `?` where only the data or a price list could tell."""
+    prices, found = limits(step).prices, calls.paid(step.notebook, _counted(step))
+    made = [(model, calls.estimate(model, each, prices)) for _, model, each in found]
+    if not made:
+        return "–", "–"
+    number = "?" if any(not each.calls for _, each in made) else f"{sum(each.calls for _, each in made):,}"
+    billed = [each for model, each in made if calls.is_paid(model, prices)]
+    unknown = any(each.usd is None or not each.calls for each in billed)
+    return number, "?" if unknown else f"${sum(each.usd or 0 for each in billed):,.2f}" if billed else "–"
 
 
 def _count(planned: list[PlannedStep]) -> str:
@@ -96,75 +170,24 @@ def _count(planned: list[PlannedStep]) -> str:
     return f"{len(planned)} step{'s' * (len(planned) != 1)} in {len(cells)} cell{'s' * (len(cells) != 1)}"
 
 
-def used_models(step: PlannedStep) -> dict[str, str]:
-    """parameter → reference of the models that a step loads."""
-    names = set(_USED.get(step.notebook[:2], MODEL_PARAMETERS))
-    if step.notebook[:2] in ("02", "03") and trained_parameter(step) == "responder":
-        names = names - {"prompter"} | {"responder"}
-    used = {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
-    return used | {f"jury {i}": ref for i, ref in enumerate(step.parameters.get("jury") or [], start=1)}
-
-
-def is_made_before(reference: str, step: PlannedStep, planned: list[PlannedStep]) -> bool:
-    """Whether reference lies in the folder of a step planned before this one, as a reward model that it learns does."""
-    earlier = planned[: planned.index(step)]
-    return any(references.place(reference).is_relative_to(other.folder.resolve()) for other in earlier)
-
-
-def _described(reference: str) -> dict:
-    """models.describe; a folder of outputs/ that is not there yet has no size."""
-    place = references.place(reference)
-    if place.is_relative_to(paths.outputs_root()) and not place.exists():
-        return {"kind": "local", "num_parameters": None, "present": True}
-    return references.describe(reference)
-
-
 def _models(step: PlannedStep) -> Iterator[str]:
     used = used_models(step)
     if used:
-        yield "models: " + ", ".join(f"{name} {ref} ({_size(ref)})" for name, ref in used.items())
+        yield "models: " + ", ".join(f"{name} {ref} ({size(ref)})" for name, ref in used.items())
         memory, complete = memory_bytes(step)
         yield f"GPU memory: about {memory / 1e9:,.1f} GB" + ("" if complete else ", plus models of unknown size")
 
 
-def _size(ref: str) -> str:
-    found = _described(ref)
-    number = found["num_parameters"]
-    if not number:
-        return {"api": "API", "callable": "Python"}.get(found["kind"], "size unknown")
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
-
-
-def memory_bytes(step: PlannedStep) -> tuple[float, bool]:
-    """(estimated bytes of GPU memory, whether every model's size was known), by the formula that `plan` prints."""
-    bytes_each = 4 if step.parameters.get("dtype") == "float32" else 2
-    described = {ref: _described(ref) for ref in used_models(step).values()}
-    sizes = {ref: found["num_parameters"] for ref, found in described.items() if found["kind"] in ("local", "hub")}
-    total = 1.2 * bytes_each * sum(size or 0 for size in sizes.values())
-    trained = sizes.get(step.parameters.get(trained_parameter(step) or "", "")) or 0
-    total += trained * (0.5 if step.parameters.get("lora_rank") else 14)
-    return total, None not in sizes.values()
-
-
-def trained_parameter(step: PlannedStep) -> str | None:
-    """The parameter whose model a step trains: prompter or responder; None if it trains nothing."""
-    if "policy" in step.parameters:
-        return step.parameters["policy"]
-    if "target" in step.parameters:
-        return "responder" if step.parameters["target"] == "dpo_awo" else "prompter"
-    return None
-
-
 def _calls(step: PlannedStep) -> list[str]:
-    return [f"paid calls: {line}" for line in calls.sentences(step.notebook, _counted(step), _limits(step))]
+    found = calls.paid(step.notebook, _counted(step))
+    kind = "paid calls" if any(calls.is_paid(model, limits(step).prices) for _, model, _ in found) else "calls"
+    return [f"{kind}: {line}" for line in calls.sentences(step.notebook, _counted(step), limits(step))]
 
 
 def _counted(step: PlannedStep) -> dict:
     """A step's parameters; of an evaluation with the number of its prompts, where that can be known here."""
     if not step.notebook.startswith("04"):
         return step.parameters
-    from nbutils.data import sets
-
     wanted, total = step.parameters.get("num_prompts", 0), 0
     for name in step.parameters.get("prompt_sets", []):
         try:
@@ -177,37 +200,52 @@ def _counted(step: PlannedStep) -> dict:
     return step.parameters | {"prompt_sets": [""], "num_prompts": total}
 
 
-def _limits(step: PlannedStep) -> spending.Limits:
-    """The limits that a step's parameters set; none, and no prices, for a notebook that has none."""
-    names = ("max_calls", "max_usd", "prices")
-    known = set(names) <= set(step.parameters)
-    return spending.read_limits(*(step.parameters[name] for name in names)) if known else spending.Limits()
-
-
 def _paid(planned: list[PlannedStep]) -> list[str]:
+    """What all steps' calls come to, those that may cost money apart from those to servers of one's own."""
     found = [
-        calls.estimate(model, each, _limits(step).prices)
+        (calls.is_paid(model, limits(step).prices), calls.estimate(model, each, limits(step).prices))
         for step in planned
         for _, model, each in calls.paid(step.notebook, _counted(step))
     ]
-    if not found:
-        return ["Paid APIs: none."]
-    dollars = sum(each.usd or 0 for each in found)
-    usd = f"at most ${dollars:,.2f}" + " and what has no price" * any(each.usd is None for each in found)
-    bounded = [f"at most {sum(each.calls for each in found):,} calls in all, {usd}"] * any(each.calls for each in found)
+    paid, free = ([each for is_paid, each in found if is_paid is wanted] for wanted in (True, False))
+    said = [f"Paid APIs: {_summed(paid)}"]
+    if paid:
+        dollars = sum(each.usd or 0 for each in paid)
+        said.append(f"${dollars:,.2f} at most" + " and what has no price" * any(each.usd is None for each in paid))
+    text = ", ".join(said) + (f". Servers without a price: {_summed(free)}" if free else "")
+    return textwrap.wrap(f"{text}. {_PAID if found else ''}".strip(), 112)
+
+
+def _summed(found: list[spending.Estimate]) -> str:
+    bounded = [f"at most {sum(each.calls for each in found):,} calls in all"] * any(each.calls for each in found)
     unbounded = ["as many as the prompt sets have rows where num_prompts is 0"] * any(not each.calls for each in found)
-    return textwrap.wrap(f"Paid APIs: {', and '.join(bounded + unbounded)}. {_PAID}", 112)
+    return ", and ".join(bounded + unbounded) or "none"
+
+
+def _unusable(experiment: Experiment, planned: list[PlannedStep]) -> list[str]:
+    """What stops these steps, one line for each reason."""
+    places: dict[str, dict[str, None]] = {}
+    for fault in preflight.faults(experiment, [step for step in planned if state(step)[0] != "done"], planned):
+        places.setdefault(str(fault.error), {})[f"{fault.step.cell}/{fault.step.id}"] = None
+    lines = []
+    for text, where in ((text, list(found)) for text, found in places.items()):
+        more = f" and {len(where) - 2} more" if len(where) > 3 else ""
+        lines.append(f"  {', '.join(where[:2] if more else where)}{more}: {text}")
+    return ["Cannot run as it is:", *lines, ""] if lines else []
 
 
 def missing(planned: list[PlannedStep]) -> list[str]:
     """What this machine lacks for these steps, one line each."""
-    named = sorted({ref for step in planned for ref in used_models(step).values()} | _published(planned))
+    named = sorted({ref for step in planned for ref in used_models(step).values()} | published(planned))
     lines = []
     for ref in named:
-        found = _described(ref)
+        found = described(ref)
         if found["kind"] == "hub" and not found["present"]:
-            size = found["num_parameters"]
-            lines.append(f"{ref} is not in the local cache" + (f" (about {size * 2 / 1e9:,.1f} GB)" if size else ""))
+            number = found["num_parameters"]
+            lines.append(
+                f"{ref} is not in the local cache" + (f" (about {number * 2 / 1e9:,.1f} GB)" if number else "")
+            )
+    lines += [f"prompt set {name} is not on this machine" for name in _sets_elsewhere(planned)]
     lacking = (references.server(ref).lacks for ref in named if ref.startswith("api:"))
     lines += [f"{name} is not set" for name in dict.fromkeys(lacking) if name]
     needed = max((memory_bytes(step)[0] for step in planned), default=0)
@@ -216,11 +254,13 @@ def missing(planned: list[PlannedStep]) -> list[str]:
     return ["Missing on this machine:", *(f"  {line}" for line in lines)] if lines else ["Nothing is missing here."]
 
 
-def _published(planned: list[PlannedStep]) -> set[str]:
-    """Models that arms name by themselves."""
-    using = [step for step in planned if "bpo" in step.parameters.get("arms", [])]
-    own = {step.cell for step in planned if step.id == "bpo"}  # a training step of that name stands in for it
-    return {step.parameters.get("bpo_prompter", arms.BPO_MODEL) for step in using if step.cell not in own}
+def _sets_elsewhere(planned: list[PlannedStep]) -> list[str]:
+    """Sets that have to be fetched; a name that means nothing is said elsewhere."""
+    found = []
+    for name in dict.fromkeys(name for step in planned for name in preflight.read_sets(step)):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            found += [name] * (not sets.is_here(name))
+    return found
 
 
 def has_gpu() -> bool:

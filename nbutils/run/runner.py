@@ -19,12 +19,13 @@ from pathlib import Path
 
 from nbutils.experiment import paths, steps
 from nbutils.experiment.file import Experiment
-from nbutils.experiment.grid import PlannedStep
+from nbutils.experiment.grid import PlannedStep, edited_lines
 from nbutils.experiment.params import closest
 from nbutils.run.kernel import SCRATCH, environment, execute
 from nbutils.run.plan import FAILED, journalled, load, state
 from nbutils.run.preflight import check_machine, check_writable
 
+_EVERY_SECONDS = 60  # a line in a log file
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,17 +41,19 @@ class Interrupted(RuntimeError):
         self.number = number
 
 
-def run(path: Path, until: str = "", cell: str = "") -> Path | None:
+def run(path: Path, until: str = "", cell: str = "", check_servers: bool = True) -> Path | None:
     """Run an experiment's steps that are not done; returns the report's path if there is one.
 
-    until: last step of each cell; cell: this one only (`all`: only the steps over all cells).
+    until: last step of each cell; cell: this one only (`all`: only the steps over all cells); check_servers: whether
+    the hub and each API server are tried first.
     Raises ValueError and the like before any work, StepFailed or Interrupted in it.
     """
     experiment, planned = load(path)
     chosen = select(planned, until, cell)
-    with _locked(experiment), _listening() as received, environment():
+    with _locked(experiment), _listening() as received, environment(path.resolve().parent):
         pending = [step for step in chosen if state(step)[0] != "done"]
-        check_machine(pending, planned)
+        for note in (*edited_lines(pending), *check_machine(experiment, pending, planned, check_servers)):
+            print(note)
         resume = resume_command(path, until, cell)
         for number, step in enumerate(chosen, start=1):
             _run_step(step, f"[{number}/{len(chosen)}]", resume, received)
@@ -81,7 +84,7 @@ def _finish(experiment: Experiment, chosen: list[PlannedStep], ran: list[Planned
         page = assemble.write_report(experiment.name)
     if not ran:
         print("Everything was done already.")
-    print("", *assemble.headline(experiment.name), "", f"Report: {paths.relative(page)}", sep="\n")
+    print("", *assemble.headline(experiment.name), "", f"Report: {paths.shown(page)}", sep="\n")
     return page
 
 
@@ -112,7 +115,14 @@ def _listening() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
+
+    def heard(number: int, _) -> None:
+        if not received:  # not print(): this may come in the middle of one
+            with contextlib.suppress(OSError, ValueError):
+                os.write(sys.stdout.fileno(), b"\nstopping: the notebook has three seconds to end\n")
+        received.append(number)
+
+    before = {number: signal.signal(number, heard) for number in _SIGNALS}
     try:
         yield received
     finally:
@@ -133,7 +143,14 @@ def _run_step(step: PlannedStep, place: str, resume: str, received: list[int]) -
     if received:
         raise _interrupted(step, resume, received)
     started = time.monotonic()
-    error = execute(step, received, lambda text: _say(f"{line}  {text}"))
+    minutes = [0]
+
+    def say(text: str) -> None:
+        now = int((time.monotonic() - started) // _EVERY_SECONDS)
+        _say(f"{line}  {text}", every=now > minutes[0])
+        minutes[0] = now
+
+    error = execute(step, received, say)
     seconds = time.monotonic() - started
     done, reason = steps.verify(step.folder) if not error else (False, error)
     if done:
@@ -188,12 +205,12 @@ def _keep_failure(step: PlannedStep, reason: str, stopped: bool) -> str:
     try:
         page = _keep_notebook(step, reason)
         if not stopped:
-            paths.write_atomic(step.folder / FAILED, reason + "\n")
+            paths.write_atomic(step.folder / FAILED, paths.without_places(reason) + "\n")
     except ValueError:
         return f"{paths.relative(step.folder)} (no page: its notebook was saved in part only)"
     except OSError as error:
         return f"{paths.relative(step.folder)} (no page: {paths.reason(error)})"
-    return paths.relative(page or step.folder)
+    return paths.shown(page or step.folder)
 
 
 def resume_command(path: Path, until: str, cell: str) -> str:
@@ -209,10 +226,10 @@ def resume_command(path: Path, until: str, cell: str) -> str:
     return shlex.join([*words, "run", str(path), *options])
 
 
-def _say(line: str, last: bool = False) -> None:
-    """The step's one line on a terminal, written over itself; elsewhere only its end."""
+def _say(line: str, last: bool = False, every: bool = False) -> None:
+    """The step's one line on a terminal, written over itself; elsewhere its end, and what is due once a minute."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1
         print(f"\r\x1b[K{line[:width]}", end="\n" if last else "", flush=True)
-    elif last:
+    elif last or every:
         print(line, flush=True)

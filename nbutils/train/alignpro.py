@@ -58,10 +58,14 @@ _NAMES = {
 
 
 class Trained(NamedTuple):
-    """history: one row per rollout; checkpoints: {"step N" | "trained": model folder}, in order of training."""
+    """history: one row per rollout; checkpoints: {"step N" | "trained": model folder}, in order of training.
+
+    num_tokens: what the policy wrote in all rollouts; the frozen responder's answers to it are in the journal.
+    """
 
     history: list[dict]
     checkpoints: dict[str, str]
+    num_tokens: int
 
 
 def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Path, given: Conditions) -> Trained:
@@ -94,7 +98,9 @@ def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Pat
     training.export(trainer, tokenizer, Path(folder) / "model")
     arms.write_arm(folder, settings.policy, template, None)
     history = _write_history(folder, logged, settings.updates_per_step)
-    return Trained(history, _snapshots(work, settings) | {"trained": str(Path(folder) / "model")})
+    num_tokens = sum(row["rewrite_tokens"] or 0 for row in history) * settings.rewrites_per_step
+    checkpoints = _snapshots(work, settings) | {"trained": str(Path(folder) / "model")}
+    return Trained(history, checkpoints, round(num_tokens))
 
 
 def fit(prompts: list[Prompt], policy: str, max_tokens: int, how: str, runtime: Runtime) -> tuple[list[Prompt], int]:
@@ -235,8 +241,5 @@ def _write_history(folder: Path, rows: list[dict], updates: int) -> list[dict]:
             known = rollouts.get(number, {})
             seconds = known.get("step_time", 0.0) + row.get("step_time", 0.0)
             rollouts[number] = known | row | {"step": number, "step_time": seconds}
-    per_sequence = [
-        row | {"kl": row["kl"] * row["completions/mean_length"]} if row.get("kl") is not None else row
-        for row in rollouts.values()
-    ]
+    per_sequence = [training.per_sequence(row) for row in rollouts.values()]
     return read_rows(training.write_history(Path(folder) / "history.jsonl", per_sequence, _NAMES))

@@ -8,6 +8,7 @@ factors of Eq. 1 apart (see `PartsTrainer`).
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from trl import DPOTrainer
@@ -60,6 +61,14 @@ class Settings:
     seed: int
 
 
+class Trained(NamedTuple):
+    """history: its rows; lengths: counts of pairs that max_tokens cut or left out; num_tokens: what was trained on."""
+
+    history: list[dict]
+    lengths: dict[str, int]
+    num_tokens: int
+
+
 def train(
     pairs: list[Pair] | list[PreferencePair],
     prompter: str,
@@ -67,9 +76,8 @@ def train(
     settings: Settings,
     folder: Path,
     given: Conditions,
-) -> tuple[list[dict], dict[str, int]]:
-    """Train on pairs; writes model/, arm.json and history.jsonl into folder. Returns (history's rows, counts of pairs
-    that max_tokens cut or left out). given: templates and runtime.
+) -> Trained:
+    """Train on pairs; writes model/, arm.json and history.jsonl into folder. given: templates and runtime.
 
     Log-probabilities and losses in nats; those of target poir also per part of the text. Raises ValueError for settings
     or pairs that cannot work. A run that was killed goes on from its last complete checkpoint to the same numbers.
@@ -87,7 +95,8 @@ def train(
     arms.write_arm(folder, *poir_texts.use(settings.target))
     names = _SFT_NAMES if settings.target == "sft" else _DPO_NAMES
     names = names | (_PART_NAMES if settings.target == "poir" else {})
-    return records.read_rows(training.write_history(Path(folder) / "history.jsonl", history, names)), lengths
+    written = records.read_rows(training.write_history(Path(folder) / "history.jsonl", history, names))
+    return Trained(written, lengths, poir_texts.tokens_seen(rows, settings.max_tokens, settings.num_epochs))
 
 
 def check(settings: Settings, pairs: list[Pair] | list[PreferencePair]) -> None:

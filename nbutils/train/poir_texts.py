@@ -155,6 +155,14 @@ def fitting(rows: list[dict], max_tokens: int) -> tuple[list[dict], dict[str, in
     return kept, {"cut at max_tokens": cut, "left out: prompt of max_tokens": len(rows) - len(kept)}
 
 
+def tokens_seen(rows: list[dict], max_tokens: int, num_epochs: float) -> int:
+    """Tokens of all epochs, prompts and completions, for DPO on both sides, each text up to max_tokens; exact for whole
+    epochs."""
+    sides = ("completion_ids", "chosen_ids", "rejected_ids")
+    lengths = [len(row["prompt_ids"]) + len(row[side]) for row in rows for side in sides if side in row]
+    return round(num_epochs * sum(min(length, max_tokens) for length in lengths))
+
+
 def _num_tokens(row: dict) -> int:
     """Tokens of the prompt and the longer completion."""
     completions = [len(row[name]) for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in row]

@@ -10,10 +10,10 @@ import shutil
 import warnings
 from pathlib import Path
 
-from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from nbutils.experiment import paths, records
+from nbutils.experiment.progress import Bar
 from nbutils.models import loading
 from nbutils.models.devices import Runtime, pick_device, pick_dtype, settle_threads
 
@@ -133,6 +133,13 @@ def write_history(path: Path, rows: list[dict], names: dict[str, str]) -> Path:
     return records.write_rows(path, made)
 
 
+def per_sequence(row: dict) -> dict:
+    """A row as TRL logs it in reinforcement learning, its KL in nats per completion: TRL's is per token."""
+    if row.get("kl") is None or row.get("completions/mean_length") is None:
+        return row
+    return row | {"kl": row["kl"] * row["completions/mean_length"]}
+
+
 def _finite(value) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -144,9 +151,10 @@ class _Watch(TrainerCallback):
         self.label = label
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, mininterval=1.0)
+        self.bar = Bar(state.max_steps, self.label, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = per_sequence(logs or {})
         shown = {name: logs[name] for name in ("reward", "kl", "loss") if logs.get(name) is not None}
         for name, value in shown.items():
             if not math.isfinite(value):

@@ -89,7 +89,8 @@ def test_notes_say_what_a_reader_would_have_to_guess():
             answer(0, "empty", 1.0, rewrites=[""]),
             answer(0, "chain:a+b", 1.0, rewrites=["y", "z"]),
             answer(0, "nan", None, reason="prompt of 9 tokens, the model takes 5"),
-            answer(0, "untrained", 1.0, rewrites=["y"]),
+            answer(0, "untrained", 1.0, rewrites=["y"], finish="stop", rewrites_cut=False),
+            answer(0, "poir", 1.0, rewrites=["y"], finish="length", rewrites_cut=True),
         ]
     ).assign(cell="c")
     notes = list(gather.cases(rows, VERDICTS[:0], 1, 0, "nan").note)
@@ -98,4 +99,5 @@ def test_notes_say_what_a_reader_would_have_to_guess():
         "the last of 2 rewrites",
         "no response: prompt of 9 tokens, the model takes 5",
         "",
+        "rewrite cut at its limit of tokens; response cut at its limit of tokens",
     ]

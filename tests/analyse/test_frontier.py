@@ -50,7 +50,7 @@ def test_points_and_the_share_reached_by_hand():
     """J untrained (1 + 1) / 2 = 1, trained (1.75 + 1) / 2 = 1.375, KL (0.5 + 0.1) / 2 = 0.3; attainable there 1.5."""
     curve = pd.DataFrame({"kl": [0.0, 0.6], "reward": [1.0, 2.0]})
     found = frontier.points(SAMPLES, curve, 0.5).set_index("source")
-    assert list(found.index) == ["initial", "trained"]
+    assert list(found.index) == ["initial", "trained"] and set(found.kl_per) == {"rewrite"}
     assert found.loc["initial", ["reward", "kl", "objective"]].tolist() == [1.0, 0.0, 1.0]
     assert found.loc["trained", "reward"] == pytest.approx(1.375) and found.loc["trained", "kl"] == pytest.approx(0.3)
     assert found.loc["trained", "objective"] == pytest.approx(1.375 - 0.5 * 0.3)
@@ -88,6 +88,7 @@ def test_responder_policy_starts_from_the_responders_own_samples():
     )
     assert frontier.start(samples) == "own"
     found = frontier.points(samples, frontier.attainable(samples), 0.1)
+    assert set(found.kl_per) == {"response"}
     assert found.source.tolist() == ["own", "trained"] and found.kl.tolist() == pytest.approx([0.0, 0.35])
     assert frontier.gaps(samples, 0.1, 0.1, {}).empty and frontier.bound(samples, pd.DataFrame(), 0.1, 0.1).empty
 

@@ -6,11 +6,13 @@ import json
 import pandas as pd
 import pytest
 
-from nbutils.analyse import gather
+from nbutils.analyse import gather, health, tables
+from nbutils.data import labels
 from nbutils.experiment import records, steps
 from nbutils.experiment.records import Answer, Round, Verdict
 
 PARAMETERS = {"experiment": "e", "cell": "all", "seed": 0}
+END = {"prompt 1": "length", "prompt 2": "stop"}
 
 
 def answer(prompt, arm, reward=1.0, sample=0):
@@ -84,6 +86,18 @@ def test_missing_rewards_stay_missing(outputs):
     assert found.answers.reward.isna().all() and len(found.verdicts) == 0
 
 
+def test_endings_are_read_where_they_were_stored(outputs):
+    """Cell a is of an older run; in b one of two responses was cut, behind a rewrite that was not."""
+    new = [dataclasses.replace(answer(x, "poir"), finish=end, rewrites_cut=False) for x, end in END.items()]
+    old = [{k: v for k, v in dataclasses.asdict(row).items() if k not in ("finish", "rewrites_cut")} for row in new]
+    for cell, rows in (("a", old), ("b", new)):
+        records.write_rows(outputs / "e" / cell / "evaluate" / "answers.jsonl", rows)
+        records.write_rows(outputs / "e" / cell / "evaluate" / "verdicts.jsonl", [])
+    found = gather.evaluations(steps.open_step("05_plot", PARAMETERS, "plot"), [], ["evaluate"])
+    shares = {name: tables.summary(a, v, name)[["cut", "cut_rewrites"]].iloc[0] for name, a, v in found.by_cell()}
+    assert shares["a"].isna().all() and shares["b"].tolist() == [0.5, 0.0]
+
+
 def test_models_come_from_the_manifest_of_the_evaluation(run, outputs):
     assert gather.evaluations(run, [], ["evaluate"]).models == {}
     models = {"prompter": "a/small", "responder": "a/large"}
@@ -143,3 +157,44 @@ def test_unscored_orders_give_their_reason_and_cases_without_verdicts_have_none(
     answers = pd.DataFrame([answer("prompt 1", "poir")]).assign(cell="a")
     empty = gather.cases(answers, pd.DataFrame(columns=[*Verdict.__dataclass_fields__, "cell"]), 1, 0, "nan")
     assert empty["judge_arm_first"].isna().all() and "Judge" not in gather.as_text(empty, "nan")
+
+
+def labelled(run, file="", step="evaluate"):
+    found = gather.evaluations(run, [], ["evaluate"])
+    return found, gather.human_labels(run, found, [step], file, "nan")
+
+
+def test_labels_of_each_cell_meet_its_own_verdicts_and_are_an_input(run, outputs):
+    for cell, word in (("a", "win"), ("b", "tie")):
+        path, prompt = outputs / "e" / cell / "evaluate" / "labels.jsonl", records.prompt_id("prompt 3")
+        labels.append(path, records.Label(prompt, "set", "poir", "nan", 0, word, "anna", "now"))
+    found, people = labelled(run)
+    assert [(row["cell"], row["outcome"], row["label"]) for row in people.rows] == [
+        *(("a", "win", "win"), ("b", "lose", "tie")),
+    ]
+    cards = found.health_cards(people)
+    assert cards[cards.check == health.AGREES].set_index("cell").value.to_dict() == {"a": 1.0, "b": 0.0}
+    assert len(found.health_cards()) == 16
+    assert sum(name.endswith("labels.jsonl") for name in run.finish()["inputs"]) == 2
+
+
+def test_labels_from_a_file_need_the_cell_where_there_are_several(run, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("prompt,arm_a,arm_b,label,cell\nprompt 3,poir,nan,A,b\nprompt 4,poir,nan,A,\nprompt 5,x,nan,A,b\n")
+    _, people = labelled(run, str(path))
+    assert [(row["cell"], row["outcome"], row["label"]) for row in people.rows] == [("b", "lose", "win")]
+    assert sorted(people.left_out.values()) == [1, 1] and any("several pairs" in why for why in people.left_out)
+    assert any(name.endswith("mine.csv") for name in run.finish()["inputs"])
+
+
+def test_without_labels_there_are_none_and_the_first_one_makes_the_step_stale(run, outputs):
+    _, people = labelled(run)
+    assert not people.rows and not people.left_out
+    run.finish()
+    assert steps.verify(run.folder) == (True, "done")
+    first = records.Label("p", "s", "x", "y", 0, "tie", "anna")
+    labels.append(outputs / "e" / "b" / "evaluate" / "labels.jsonl", first)
+    done, why = steps.verify(run.folder)
+    assert not done and "labels.jsonl has changed" in why
+    with pytest.raises(FileNotFoundError, match="none.csv not found: wanted a file of human labels"):
+        labelled(run, "none.csv")

@@ -31,7 +31,7 @@ def test_summary_by_hand(answers, verdicts):
     assert list(table) == [
         *("cell", "prompt_set", "arm", "num_prompts", "mean_reward", "mean_reward_low", "mean_reward_high"),
         *("reward_variance", "win", "tie", "lose", "unscored", "win_rate", "win_rate_low", "win_rate_high"),
-        *("mean_gold_reward", "gold_reward_variance"),
+        *("mean_gold_reward", "gold_reward_variance", "cut", "cut_rewrites"),
     ]
     base, arm = table.to_dict("records")
     assert (base["cell"], base["prompt_set"], base["arm"], base["num_prompts"]) == ("main", "s", "nan", 4)
@@ -96,6 +96,31 @@ def test_answers_with_lone_surrogates_make_a_table(answers, verdicts):
 def test_identical_answers_of_two_evaluations_count_once(answers, verdicts):
     once = tables.summary(answers, verdicts, "main")
     assert tables.as_csv(tables.summary(answers * 2, verdicts * 2, "main")) == tables.as_csv(once)
+
+
+def test_cut_is_a_share_of_what_is_known_and_missing_where_nothing_is():
+    """Of nan two of three known responses were cut; of poir one of two known rewrites; of bpo nobody knows."""
+    ends = {"nan": (["length", "stop", "length", None], [None] * 4), "poir": (["stop"] * 4, [True, False, None, None])}
+    rows = [
+        answer(i, arm, 1.0, finish=end, rewrites_cut=cut)
+        for arm, both in ends.items()
+        for i, (end, cut) in enumerate(zip(*both, strict=True))
+    ]
+    rows += [answer(i, "bpo", 1.0) for i in range(4)]  # of a run before endings were stored
+    table = tables.summary(rows, [], "main").set_index("arm")
+    assert table.loc["nan", "cut"] == pytest.approx(2 / 3) and np.isnan(table.loc["nan", "cut_rewrites"])
+    assert table.loc["poir", ["cut", "cut_rewrites"]].tolist() == [0.0, 0.5]
+    assert table.loc["bpo", ["cut", "cut_rewrites"]].isna().all()
+
+
+def test_an_answer_with_and_without_its_ending_counts_once_and_moves_no_other_column(answers, verdicts):
+    """Two evaluations answered alike, one before endings were stored: the one that knows is kept, in any order."""
+    before = tables.summary(answers, verdicts, "main").drop(columns=["cut", "cut_rewrites"])
+    ended = [row | {"finish": "length", "rewrites_cut": False} for row in answers]
+    for rows in (answers + ended, ended + answers):
+        after = tables.summary(rows, verdicts, "main")
+        assert after["cut"].tolist() == [1.0, 1.0] and after["cut_rewrites"].tolist() == [0.0, 0.0]
+        pd.testing.assert_frame_equal(after.drop(columns=["cut", "cut_rewrites"]), before)
 
 
 @pytest.mark.parametrize("num", [0, 1])

@@ -11,6 +11,7 @@ from nbutils.evaluate import answering, arms
 from nbutils.evaluate.arms import Arm, Prompter
 from nbutils.experiment.records import Prompt
 from nbutils.models.generate import Conditions
+from nbutils.models.texts import Generation, Sampling
 
 ROWS = [Prompt("1", "tell me about the fox.", "set"), Prompt("2", "tell me about the wolf.", "set")]
 
@@ -143,6 +144,59 @@ def test_shuffled_sends_another_prompts_rewrite_of_the_same_sample():
     turned = run(arms.build("shuffled:untrained", Path(), "sandbox/prompter", "fakes:echo"), samples=2)
     assert [row.rewrite for row in turned] == [straight[i].rewrite for i in (2, 3, 0, 1)]
     assert [row.prompt for row in turned] == [row.prompt for row in straight] and turned[0].arm == "shuffled:untrained"
+
+
+def ended(arm, rewrite_tokens=64, response_tokens=64):
+    short, long = (Sampling(max_new_tokens=number) for number in (rewrite_tokens, response_tokens))
+    made = answering.answer(arm, ROWS, 1, Conditions("sandbox", short, long))
+    return [(row.finish, row.rewrites_cut) for row in made]
+
+
+def test_answers_say_whether_response_or_rewrite_was_cut():
+    """Two tokens are too few for a response or a rewrite; a function's text has no limit of ours."""
+    plain, untrained = Arm("nan", (), "sandbox/responder"), Arm("u", (Prompter("sandbox/prompter"),), "fakes:echo")
+    assert ended(plain) == [("stop", None)] * 2 and ended(plain, response_tokens=2) == [("length", None)] * 2
+    assert ended(untrained) == [("stop", False)] * 2 and ended(untrained, 2) == [("stop", True)] * 2
+    echo, real = Prompter("fakes:echo"), Prompter("sandbox/prompter")
+    assert ended(Arm("chain", (echo, real), "fakes:echo"), 2) == [("stop", True)] * 2
+    assert ended(Arm("chain", (real, echo), "fakes:echo"), 2) == [("stop", True)] * 2  # not only the last one counts
+    assert ended(Arm("chain", (echo, echo), "fakes:echo"), 2) == [("stop", False)] * 2
+    assert ended(arms.build("length_matched", Path(), "p", "fakes:echo"), 2) == [("stop", None)] * 2
+
+
+def test_tilted_and_shuffled_arms_tell_of_the_rewrite_that_they_send():
+    assert ended(tilted(1.0, 2), 2) == [("stop", True)] * 2 and ended(tilted(1.0, 2)) == [("stop", False)] * 2
+    trails = [answering.Trail([text], [cut]) for text, cut in (("cut", True), ("whole", False), ("who knows", None))]
+    turned = answering.others(["a", "b", "c"], [0] * 3, trails, 0)
+    assert {each.rewrites[0]: each.cut for each in turned} == {"cut": True, "whole": False, "who knows": None}
+
+
+def test_a_chain_of_which_one_rewrite_is_not_known_is_not_counted_as_whole():
+    ends = {(): None, (False,): False, (None,): None, (False, None): None, (None, True): True, (False, True): True}
+    assert {cuts: answering.Trail([], list(cuts)).cut for cuts in ends} == ends
+
+
+def test_a_limit_that_falls_behind_the_rewrite_cuts_nothing(monkeypatch):
+    """The prompter goes on to answer: what it wrote up to the delimiter is whole."""
+    texts = ["fine\n### Response\nand on and", "a rewrite that is"]
+    made = [Generation(text, 8, "length") for text in texts]
+    monkeypatch.setattr(Conditions, "ask", lambda given, model, asked, *_: made[: len(asked)])
+    assert [row.rewrites_cut for row in run(Arm("u", (Prompter("x"),), "y"))] == [False, True]
+
+
+def test_poir_s1_tells_whether_the_rewrite_it_chose_was_cut(monkeypatch):
+    """Every rewrite ends at the limit; the one prompt that is kept as it is has none."""
+    import fakes
+
+    def ask(given, model, asked, *_):
+        texts = [fakes.collector([{"content": one}] if isinstance(one, str) else one) for one in asked]
+        return [Generation(text, 5, "length" if text.startswith("Revised") else "stop") for text in texts]
+
+    monkeypatch.setattr(Conditions, "ask", ask)
+    long = [*ROWS, Prompt("3", "tell me now about the old wolf.", "set")]
+    made = answering.answer(self_criticising(good_score=5), long, 1, Conditions("sandbox"))
+    assert [row.rewrite == row.prompt for row in made] == [False, False, True]
+    assert [row.rewrites_cut for row in made] == [True, True, None]
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12), st.integers(0, 9))

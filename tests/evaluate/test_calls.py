@@ -98,6 +98,27 @@ def counted(tmp_path, monkeypatch):
     return module
 
 
+@pytest.mark.parametrize(
+    ("model", "address", "wanted"),
+    [
+        ("api:gpt-4o", "", True),  # priced
+        ("api:gpt-4o", "http://127.0.0.1:4000/v1", True),  # a proxy on this machine: what has a price is billed
+        ("api:llama", "http://127.0.0.1:8000/v1", False),
+        ("api:llama@local", "", False),
+        ("api:llama", "https://llm.example.org/v1", False),
+        ("api:free", "", False),  # a price of 0
+        ("api:gpt-9", "", True),  # OpenAI's, whose price nobody wrote down
+        ("api:gpt-9", "https://api.openai.com/v1", True),
+    ],
+)
+def test_only_what_may_be_billed_is_called_paid(monkeypatch, model, address, wanted):
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    prices = {"gpt-4o": (2.5, 10.0), "free": (0.0, 0.0)}
+    assert calls.is_paid(model, prices) is wanted
+    (line, *_) = calls.sentences("03_train_poir", {"responder": model}, Limits(prices=prices))
+    assert ("$" in line or "price unknown" in line) is wanted
+
+
 def test_no_evaluation_makes_more_calls_than_its_bound(counted, tmp_path):
     """Every built-in arm, the loop's retries, all pairs and the judge's trial, by functions that count."""
     local = EVALUATE | {"prompt_sets": ["a"], "reward_model": "counted:score", "tilt_weight": 0.1}

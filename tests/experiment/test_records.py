@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from nbutils.experiment import records
 from nbutils.experiment.journal import Journal
-from nbutils.experiment.records import Prompt
+from nbutils.experiment.records import Answer, Prompt
 
 NASTY = [
     "a\u0085b\u2028c\u2029d",
@@ -34,6 +34,13 @@ def test_rows_and_journal_carry_any_text(tmp_path, text):
 def test_any_unicode_round_trips(text):
     assert json.loads(records.dump({"x": text})) == {"x": text}
     assert len(records.prompt_id(text)) == 16
+
+
+def test_an_answer_of_an_older_file_is_read_and_its_ending_is_not_known(tmp_path):
+    row = {"prompt_id": "1", "prompt_set": "s", "prompt": "x", "arm": "nan", "sample": 0, "rewrite": "x"}
+    row |= {"rewrites": [], "response": "y", "reward": 0.5, "gold_reward": None, "num_tokens": 3, "reason": None}
+    (read,) = records.read_rows(records.write_rows(tmp_path / "answers.jsonl", [row]), Answer)
+    assert (read.reward, read.finish, read.rewrites_cut) == (0.5, None, None)
 
 
 def test_nan_never_becomes_a_value(tmp_path):

@@ -110,7 +110,22 @@ def test_an_answer_without_a_text_that_says_why_is_paid_for_once(server, path, n
     server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
     assert why in made[0].reason and made[0].text == "" and made[1].text == "b"
+    assert made[0].finish == {"all thought": "length", "filtered": None}[name]
     assert ledger_of(server, "a") == [("billed", name)] and unanswered(path) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "stop", "finish"),
+    [
+        ("stop", (), "stop"), ("length", (), "length"), ("eos", (), "stop"), ("content_filter", (), "stop"),
+        ("MAX_TOKENS", (), "length"), ("model_length", (), "length"), (None, (), None), ("", (), None),
+        ("length", ("###",), "stop"), ("length", ("@",), "length"),
+    ],
+)  # fmt: skip
+def test_how_a_text_ended_is_the_servers_word_or_unknown(said, stop, finish):
+    """A stop string that the server did not heed ends the text before its limit does."""
+    body = {"choices": [{"finish_reason": said, "message": {"content": "a text ### and more"}}]}
+    assert completions.parse(body, Sampling(stop=stop)).finish == finish
 
 
 MISTRAL = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}

@@ -38,7 +38,9 @@ def test_repository_code_is_refused_unless_that_repository_is_named(folder, tmp_
 
 
 def test_hub_model_that_is_not_here_is_one_line(monkeypatch):
-    with pytest.raises(FileNotFoundError, match="nobody/nothing could not be loaded") as caught:
+    with pytest.raises(
+        FileNotFoundError, match="nobody/nothing is not in the local cache, and HF_HUB_OFFLINE"
+    ) as caught:
         loading.load_causal("nobody/nothing", Runtime())
     assert "\n" not in str(caught.value)
 

@@ -39,6 +39,9 @@ def test_what_was_spent_is_read_from_the_journal(tmp_path):
         spent = Spending(Limits(prices=PRICES), journal)
     assert spent.calls == 4 and spent.usd == pytest.approx((100 * 2 + 20 * 10 + 90 * 2 + 50 * 10) / 1e6)
     assert spent.counts() == {"paid calls": 4, "US dollars at most": 0.0011} and Spending(Limits()).counts() == {}
+    unpriced = Spending(Limits())
+    unpriced.begin("llama", 10, 10)
+    assert unpriced.counts() == {"calls to servers": 1}  # a server of one's own sends no bill
     assert spent.said("api:m") == "4 calls, $0.00" and spent.said("api:other") == "4 calls"
 
 

@@ -4,11 +4,13 @@ import csv
 import json
 import os
 
+import pandas as pd
 import pytest
 from browser import CHROMIUM, PNG
 from hostile import HOSTILE_HTML, NOWHERE, active_content, visible_text
+from made_rows import judged
 
-from nbutils.analyse import health, tables
+from nbutils.analyse import agreement, health, tables
 from nbutils.experiment import paths
 from nbutils.report import assemble
 
@@ -108,8 +110,73 @@ def test_a_judge_that_fails_its_checks_is_announced_above_the_table(plot):
     assert text.index(wanted) < text.index("what the others are judged against")
 
 
+CUT = ("cut", "cut_rewrites")
+
+
+def test_a_large_share_of_cut_answers_is_on_the_page_and_in_the_terminal(plot):
+    """30 of 30 responses at the limit, as of a real model: no line may say that all is well."""
+    rows = [(*NAN, 1.0, ""), (*POIR, 0.043, 0.125)]
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, rows)
+    text = " ".join(visible_text(assemble.write_report("tiny").read_text("utf-8")).split())
+    assert "2 arms; every answer and every pair was scored; cut at their limit of tokens: up to 100.0% of" in text
+    assert "100.0% of an arm's responses and 12.5% of an arm's rewrites." in text
+    for banner in ("nan 100.0%. Raise max_response_tokens", "poir 12.5%. Raise max_rewrite_tokens"):
+        assert text.index(f"was compared: {banner} and run 04") < text.index("what the others are judged against")
+    assert "4.3% rewrites 12.5%" in text and "poir 4.3%" not in text  # below 5%: in the table alone
+    header, nan, poir = assemble.headline("tiny")
+    assert header.endswith("responses cut  rewrites cut")
+    assert nan.split()[-2:] == ["100.0%", "–"] and poir.split()[-2:] == ["4.3%", "12.5%"]
+
+
+def test_a_small_share_of_cut_answers_is_in_the_table_and_the_first_line_alone(plot):
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.05, ""), (*POIR, 0.0002, 0.0)])
+    page = assemble.write_report("tiny").read_text("utf-8")
+    assert "scored; cut at their limit of tokens: up to 5.0% of an arm's responses." in visible_text(page)
+    assert "Raise" not in page
+    assert assemble.headline("tiny")[0].endswith("win rate against the baseline")
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.0, ""), (*POIR, 0.0002, 0.0)])
+    assert "up to 0.1% of" in assemble.write_report("tiny").read_text("utf-8")  # never 0.0%
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [(*NAN, 0.0, ""), (*POIR, "", 0.0)])
+    page = visible_text(assemble.write_report("tiny").read_text("utf-8"))
+    assert "every pair was scored." in page and "Cut: the share" in page
+
+
+@pytest.mark.parametrize("arm", ["poir_s1", "shuffled:poir_s1"])
+def test_the_limit_that_is_named_is_the_arms_own(plot, arm):
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, [("main", "s", arm, *POIR[3:], 0.0, 0.5)])
+    assert f"{arm} 50.0%. Raise max_prompt_tokens" in assemble.write_report("tiny").read_text("utf-8")
+
+
+def test_cut_answers_of_many_cells_make_one_banner_that_names_the_worst(plot):
+    rows = [(f"c{i}", *NAN[1:], 0.9 - i / 100, "") for i in range(9)]
+    write_csv(plot / "tables" / "summary.csv", SUMMARY + CUT, rows)
+    page = visible_text(assemble.write_report("tiny").read_text("utf-8"))
+    assert "nan · c0 90.0%, nan · c1 89.0%" in page and "nan · c5 85.0% and 3 more. Raise" in page
+    assert page.count("Raise max_response_tokens") == 1
+
+
+def test_what_people_say_of_the_judge_stands_in_its_section(plot):
+    """Only where there are labels; a name is a person's own text."""
+    paths.write_atomic(plot / "figures" / "judge_health.png", PNG)
+    assert "Against human labels" not in assemble.write_report("tiny").read_text("utf-8")
+    place = {"cell": "main", "prompt_set": "s", "sample": 0, "arm_a": "poir", "arm_b": "nan"}
+    said = [(word, word if i % 3 else "tie") for i, word in enumerate(["win", "lose"] * 15)]
+    who = HOSTILE_HTML[0]
+    rows = [place | {"prompt_id": f"p{i}", "outcome": a, "who": who, "label": b} for i, (a, b) in enumerate(said)]
+    other = [row | {"who": "bert"} for row in rows]
+    verdicts = [v | {"cell": "main"} for i, (a, _) in enumerate(said) for v in judged(i, a, a, arm_a="poir")]
+    agreement.write(agreement.Labelled([*rows, *other]), pd.DataFrame(verdicts), "nan", plot / "tables")
+    page = assemble.write_report("tiny").read_text("utf-8")
+    text = " ".join(visible_text(page).split())
+    assert active_content(page) == [] and who in text
+    assert "judge and people 30 66.7%" in text and "win1050 tie000 lose0510" in text
+    assert text.index("The judge") < text.index("Against human labels") < text.index("corrected by human labels")
+    assert agreement.ASSUMED not in text and "drawn at random from the judged ones" in text
+    assert "every judged prompt is labelled" in text and "30 of 30" in text
+
+
 def test_nothing_missing_is_said_too(plot):
-    assert "every answer and every pair was scored" in assemble.write_report("tiny").read_text("utf-8")
+    assert "every answer and every pair was scored." in assemble.write_report("tiny").read_text("utf-8")
 
 
 def test_table_cases_figures_and_steps_are_there(plot):

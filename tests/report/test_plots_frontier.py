@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from figures import says
 
 from nbutils.report import plots
 from nbutils.report.plots.parts import arm_color
@@ -45,6 +46,17 @@ def test_each_panel_has_its_own_curve_points_and_lines():
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["a", "b"]
     assert "nan" in [text.get_text() for text in figure.axes[1].texts]
     assert "nan" not in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_an_axis_says_what_its_nats_are_per_and_two_kinds_are_told_apart():
+    own = points(["trained"], panel="a").assign(kl_per="rewrite")
+    both = pd.concat([own, points(["trained"], "rlhf", "b").assign(kl_per="response")])
+    curves = pd.concat([CURVE.assign(panel="a"), CURVE.assign(panel="b")])
+    figure = plots.reward_kl_frontier(curves, both)
+    assert [axis.get_xlabel().split(" per ")[1] for axis in figure.axes] == ["rewrite)", "response)"]
+    assert not figure.axes[0].get_shared_x_axes().joined(*figure.axes)
+    assert says(figure, "do not compare") and not says(plots.reward_kl_frontier(CURVE, own), "do not compare")
+    assert "per sequence" in plots.reward_kl_frontier(CURVE, points(["trained"])).axes[0].get_xlabel()
 
 
 def test_without_a_curve_or_lines_there_are_points_and_without_points_the_figure_says_so():

@@ -22,6 +22,16 @@ def test_the_card_names_every_check_and_marks_what_fails():
     assert "no check of a judge" in texts(plots.judge_health([]))
 
 
+def test_the_card_shows_kappa_as_a_number_and_only_where_people_labelled():
+    card = health.card([], [], [], "a")
+    assert "κ" not in texts(plots.judge_health(card))
+    row = ("a", health.KAPPA, -0.15, -0.4, 0.1, 40, *health.PEOPLE_CHECKS[health.KAPPA], False)
+    figure = plots.judge_health(pd.concat([card, pd.DataFrame([row], columns=list(health.COLUMNS))]))
+    assert "−0.15  n = 40" in texts(figure) and "κ is no share" in texts(figure)
+    drawn = [x for line in figure.axes[0].lines for x in line.get_xdata()]
+    assert min(drawn) >= 0
+
+
 def test_ratings_show_the_baseline_as_what_it_is():
     rows = [("poir", 1.0, 0.5, 1.5, 40, 0, 0.88, 0.8, 0.9), ("nan", -1.0, -1.5, -0.5, 40, 0, *[float("nan")] * 3)]
     table = pd.DataFrame(rows, columns=list(RATING_COLUMNS)).assign(cell="a", prompt_set="s")

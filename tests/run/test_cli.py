@@ -45,6 +45,8 @@ def fails(capsys, *arguments) -> tuple[int, str]:
         (["report", "tiny"], "run 05_plot first"),
         (["rewrite", "--experiment", "tiny", "--arm", "nan", "hello"], "tiny"),
         (["rewrite", "--experiment", "../tiny", "hello"], "experiment '../tiny'"),
+        (["rewrite", "--experiment", "tiny", " "], "the prompt is empty: write what a user would ask"),
+        (["plan", "tiny", "--step", "mak"], "no step 'mak' in this experiment: did you mean make?"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(project, capsys, arguments, message):
@@ -61,7 +63,7 @@ def test_an_experiment_is_found_by_name_and_by_path(project, experiment):
 def test_plan_and_status_print_and_end_well(project, capsys):
     assert cli.main(["plan", "tiny"]) == 0 and cli.main(["status", "tiny"]) == 0
     out = capsys.readouterr().out
-    assert "main/make  (01_make, to do)" in out and "all/plot" in out
+    assert "main/make      01_make   to do  " in out and "all/plot" in out
 
 
 @pytest.mark.parametrize(
@@ -105,8 +107,8 @@ def test_a_secret_in_an_error_is_blanked(project, capsys, monkeypatch):
 def test_run_passes_its_options_on(project, monkeypatch):
     seen = []
     monkeypatch.setattr(runner, "run", lambda *given: seen.append(given))
-    assert cli.main(["run", "tiny", "--until", "make", "--cell", "main"]) == 0
-    assert seen == [(Path("params/tiny.yml"), "make", "main")]
+    assert cli.main(["run", "tiny", "--until", "make", "--cell", "main", "--no-check-servers"]) == 0
+    assert seen == [(Path("params/tiny.yml"), "make", "main", False)]
 
 
 def test_report_prints_headline_and_path(project, capsys, monkeypatch):
@@ -124,6 +126,27 @@ def test_rewrite_prints_each_rewrite_and_the_response(project, capsys, monkeypat
     assert cli.main(["rewrite", "--experiment", "tiny", "--arm", "poir", "the otter"]) == 0
     wanted = "rewrite:  the otter in detail\nrewrite:  again\nresponse: poir of tiny/main says\n"
     assert capsys.readouterr().out == wanted
+
+
+def test_the_plan_of_one_step_is_all_about_it(project, capsys):
+    assert cli.main(["plan", "tiny", "--step", "main/make"]) == 0
+    out = capsys.readouterr().out
+    assert "main/make  (01_make, to do)\n  seed=1\n" in out and "all/plot" not in out
+
+
+def test_the_command_works_from_another_folder(project, capsys, monkeypatch):
+    """The experiment is found from where the user is; all else, and the results, are the project's."""
+    elsewhere = project / "some" / "where"
+    elsewhere.mkdir(parents=True)
+    write_experiment(elsewhere / "own.yml", experiment="own", steps=[{"notebook": "01_make"}])
+    monkeypatch.chdir(elsewhere)
+    assert cli.main(["plan", "own.yml"]) == 0 and cli.main(["plan", "tiny"]) == 0
+    assert cli.main(["status", "own.yml"]) == 0 and "1 step in 1 cell in outputs/own" in capsys.readouterr().out
+    monkeypatch.setattr(assemble, "write_report", lambda name: project / "outputs" / name / "report.html")
+    monkeypatch.setattr(assemble, "headline", lambda name: [])
+    monkeypatch.chdir(project.parent)
+    assert cli.main(["report", "tiny"]) == 0
+    assert f"Report: {project}/outputs/tiny/report.html" in capsys.readouterr().out  # can be opened from there
 
 
 def test_without_arguments_the_commands_are_listed(capsys):

@@ -13,7 +13,9 @@ from server import Server, billed
 from nbutils.experiment import records
 from nbutils.experiment.journal import Journal
 
+KEY = "sk-canary0123456789abcdef"
 MODELS = {"prompter": "api:gpt-4o", "responder": "api:gpt-4o", "judge": "api:gpt-4o"}
+SANDBOX = {"prompt_sets": ["sandbox"], "overlap_threshold": 1.0, "templates": "sandbox", "novelty_threshold": 1.0}
 STEPS = [
     {"notebook": "01_collect", "with": {"num_prompts": 6, "num_shots": 2, "num_rounds": 1}},
     {
@@ -29,16 +31,17 @@ STEPS = [
 @pytest.fixture
 def server(tmp_path):
     with Server(fakes.everyone, tmp_path / "ledger.txt") as served:
+        served.lists, served.keys = ("gpt-4o",), (KEY,)  # the trial before each run costs nothing
         yield served
 
 
 def run(tmp_path, server, **shared):
     """(exit code, stderr) of the experiment under these limits."""
-    shared = MODELS | {"batch_size": 4, "seeds": str(tmp_path / "seeds.jsonl")} | shared
+    shared = MODELS | SANDBOX | {"batch_size": 4, "seeds": str(tmp_path / "seeds.jsonl")} | shared
     path = whole.write(tmp_path, {"experiment": "paid", "shared": shared, "steps": STEPS})
     seeds = ("tell me of the wolf", "what is an owl like", "name two of them now")
     records.write_rows(tmp_path / "seeds.jsonl", [{"prompt": seed} for seed in seeds])
-    variables = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-canary0123456789abcdef"}
+    variables = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
     code, _, errors = whole.run(path, tmp_path / "outputs", **variables)
     return code, errors
 

@@ -8,7 +8,7 @@ from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils.experiment.journal import Journal
 from nbutils.models import references
-from nbutils.run import plan
+from nbutils.run import plan, uses
 
 TRAIN = SHARED + (
     'prompter: str = "acme/Tiny-1.5B-Instruct"\nresponder: str = "acme/Big-7B"\nreward_model: str = "acme/RM-2B"\n'
@@ -42,21 +42,21 @@ def step(path, name):
 
 def test_memory_follows_the_formula_that_is_printed(path):
     inference = 1.2 * 2 * (1.5e9 + 7e9 + 2e9)  # three models in two bytes per parameter, a fifth on top
-    assert plan.memory_bytes(step(path, "full")) == (pytest.approx(inference + 14 * 1.5e9), True)
-    assert plan.memory_bytes(step(path, "lora")) == (pytest.approx(inference + 0.5 * 1.5e9), True)
-    assert "GPU memory: about 46.2 GB" in "\n".join(plan.plan(path))
+    assert uses.memory_bytes(step(path, "full")) == (pytest.approx(inference + 14 * 1.5e9), True)
+    assert uses.memory_bytes(step(path, "lora")) == (pytest.approx(inference + 0.5 * 1.5e9), True)
+    assert "GPU memory: about 46.2 GB" in "\n".join(plan.plan(path, details=True))
 
 
 def test_a_step_that_trains_the_responder_loads_no_prompter(path):
     write_experiment(path, steps=[{"notebook": "02_train", "id": "rlhf", "with": {"policy": "responder"}}])
-    assert list(plan.used_models(step(path, "rlhf"))) == ["responder", "reward_model"]
-    assert plan.memory_bytes(step(path, "rlhf"))[0] == pytest.approx(1.2 * 2 * (7e9 + 2e9) + 14 * 7e9)
+    assert list(uses.used_models(step(path, "rlhf"))) == ["responder", "reward_model"]
+    assert uses.memory_bytes(step(path, "rlhf"))[0] == pytest.approx(1.2 * 2 * (7e9 + 2e9) + 14 * 7e9)
 
 
 def test_models_of_unknown_size_are_said_to_be_missing_from_the_estimate(path):
     write_experiment(path, shared={"responder": "acme/mystery"}, steps=[{"notebook": "02_train", "id": "full"}])
-    assert plan.memory_bytes(step(path, "full"))[1] is False
-    assert "plus models of unknown size" in "\n".join(plan.plan(path))
+    assert uses.memory_bytes(step(path, "full"))[1] is False
+    assert "plus models of unknown size" in "\n".join(plan.plan(path, details=True))
 
 
 def test_a_reward_model_that_an_earlier_step_learns_is_no_missing_model(path):
@@ -65,18 +65,18 @@ def test_a_reward_model_that_an_earlier_step_learns_is_no_missing_model(path):
     steps[1]["with"] = {"reward_model": learnt}
     write_experiment(path, steps=steps)
     planned = plan.load(path)[1]
-    assert [plan.is_made_before(learnt, one, planned) for one in planned] == [False, True]
-    assert not plan.is_made_before("acme/RM-2B", planned[1], planned)
-    text = "\n".join(plan.plan(path))
+    assert [uses.is_made_before(learnt, one, planned) for one in planned] == [False, True]
+    assert not uses.is_made_before("acme/RM-2B", planned[1], planned)
+    text = "\n".join(plan.plan(path, details=True))
     assert f"{learnt} (size unknown)" in text and "plus models of unknown size" in text
 
 
 def test_paid_calls_stand_with_their_step_and_are_summed(path):
-    text = "\n".join(plan.plan(path))
+    text = "\n".join(plan.plan(path, details=True))
     product = "100 prompts × 3 samples each × 3 arms = 900 calls"
     assert f"paid calls: responder api:gpt-x: at most {product}" in text
     assert "paid calls: limit: none" in text
-    assert "Paid APIs: at most 2,100 calls in all, at most $0.00 and what has no price. Calls" in text
+    assert "Paid APIs: at most 2,100 calls in all, $0.00 at most and what has no price. Calls" in text
 
 
 def test_what_is_paid_at_most_is_in_the_plan(path, tmp_path):
@@ -86,9 +86,9 @@ def test_what_is_paid_at_most_is_in_the_plan(path, tmp_path):
     write_notebook(
         tmp_path / "notebooks" / "04_evaluate.ipynb", EVALUATE + more + 'prices: str = "prices.csv"\n', ["1"]
     )
-    text = "\n".join(plan.plan(path))
+    text = "\n".join(plan.plan(path, details=True))
     assert "at most 57,600 written, at most $0.58" in text and "paid calls: limit: 99 calls and $2.00" in text
-    assert "Paid APIs: at most 2,100 calls in all, at most $1.34. Calls" in text
+    assert "Paid APIs: at most 2,100 calls in all, $1.34 at most. Calls" in text
 
 
 @pytest.mark.parametrize(("num_prompts", "total"), [(0, 80 + 212), (100, 80 + 100)])
@@ -96,12 +96,14 @@ def test_prompts_are_counted_where_that_can_be_known(path, num_prompts, total):
     """Vicuna's test set has 80 prompts, the sandbox's 212; neither is fetched for that."""
     shared = {"num_prompts": num_prompts, "prompt_sets": ["vicuna", "sandbox"]}
     write_experiment(path, shared=shared, steps=[{"notebook": "04_evaluate"}])
-    assert f"at most {total} prompts × 3 samples each × 3 arms = {9 * total:,} calls" in "\n".join(plan.plan(path))
+    assert f"at most {total} prompts × 3 samples each × 3 arms = {9 * total:,} calls" in "\n".join(
+        plan.plan(path, details=True)
+    )
 
 
 def test_calls_that_only_the_data_bound_are_not_given_a_number(path):
     write_experiment(path, shared={"num_prompts": 0}, steps=[{"notebook": "04_evaluate"}])
-    text = "\n".join(plan.plan(path))
+    text = "\n".join(plan.plan(path, details=True))
     assert "all prompts" in text and "as many as the prompt sets have rows where num_prompts is 0" in text
 
 
@@ -117,7 +119,7 @@ def test_nothing_missing_is_said_too(path, tmp_path):
 
 
 def test_every_step_shows_what_differs_from_its_notebook(path):
-    lines = plan.plan(path)
+    lines = plan.plan(path, details=True)
     assert lines[0] == "tiny: 3 steps in 1 cell, from params/tiny.yml"
     place = lines.index("main/lora  (02_train, to do)")
     assert lines[place + 1].strip() == "seed=1, lora_rank=8"
@@ -137,7 +139,7 @@ def test_a_model_that_cannot_exist_stops_the_plan(path):
 
 def test_sizes_of_the_sandbox_come_from_its_files():
     number = references.describe("sandbox/prompter")["num_parameters"]
-    assert 500_000 < number < 1_000_000 and plan._size("sandbox/prompter") == f"{number / 1e6:.1f} M"
+    assert 500_000 < number < 1_000_000 and uses.size("sandbox/prompter") == f"{number / 1e6:.1f} M"
 
 
 # --- states

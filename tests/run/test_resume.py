@@ -9,6 +9,8 @@ import json
 import pytest
 from whole import checkpoint, finish, kill_in, lines, write
 
+from nbutils.experiment.steps import read_manifest
+
 SMALL = {
     "experiment": "small",
     "shared": {
@@ -18,6 +20,7 @@ SMALL = {
     },
     "steps": [{"notebook": "01_collect"}, {"notebook": "02_train_alignpro"}, {"notebook": "03_train_poir"}],
 }  # fmt: skip
+STEPS = ("collect", "alignpro", "poir")
 
 
 def journal(folder):
@@ -44,4 +47,6 @@ def test_killed_while_collecting_and_while_training_ends_as_an_undisturbed_run(t
     finish(path, rough)
     made = {"collect/prompts.jsonl", "collect/rounds.jsonl", "collect/pairs.jsonl", "alignpro/samples.jsonl"}
     assert left_by(rough) == left_by(calm) and made <= set(left_by(calm))
+    num_sessions = {step: read_manifest(rough / "small" / "main" / step)["sessions"] for step in STEPS}
+    assert num_sessions == {"collect": 2, "alignpro": 1, "poir": 2}
     assert finish(path, rough).count("  done already") == 3

@@ -275,7 +275,8 @@ def test_a_signal_leaves_nothing_running_and_names_the_command_that_resumes(proj
     runner_process = start(with_flaw(project, flaw), project)
     wait_for(lambda: (project / "pids").exists() and len((project / "pids").read_text().split()) == 2)
     started = time.monotonic()
-    _, errors = stop(runner_process, number)
+    said, errors = stop(runner_process, number)
+    assert "stopping: the notebook has three seconds to end" in said
     assert runner_process.returncode == code and time.monotonic() - started < 10
     assert all(ended(int(pid), seconds=0.5) for pid in (project / "pids").read_text().split())
     line = errors.strip().splitlines()

@@ -158,6 +158,28 @@ def test_lora_exports_an_adapter_that_generate_loads(tmp_path):
     assert records.read_rows(tmp_path / "lora" / "history.jsonl")[0]["reward"] is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+def test_tokens_are_those_that_the_policy_wrote_in_all_rollouts(tmp_path, monkeypatch, algorithm):
+    """As its reward function saw them: a rollout counts once, however many updates are made of it."""
+    seen, made = [], alignpro.make_reward
+
+    def counting(*args):
+        reward = made(*args)
+
+        def function(completions, completion_ids, **more):
+            seen.extend(len(ids) for ids in completion_ids)
+            return reward(completions, completion_ids, **more)
+
+        return function
+
+    monkeypatch.setattr(alignpro, "make_reward", counting)
+    models = Models("sandbox/prompter", "sandbox/responder", "sandbox/gold")
+    settings = replace(SETTINGS, algorithm=algorithm, num_steps=2)
+    trained = alignpro.train(PROMPTS, models, settings, tmp_path, under(8))
+    assert len(seen) == 2 * 8 and trained.num_tokens == sum(seen)
+
+
 def test_rewards_of_several_responses_are_averaged_over_those_that_have_one():
     assert scoring.means([1.0, 3.0, None, 4.0, None, None], 2) == [2.0, 4.0, None]
     many = replace(SETTINGS, num_responses=3)

@@ -56,7 +56,7 @@ SETTINGS = Settings(
 
 def train(folder, pairs=PAIRS, **change):
     settings, given = replace(SETTINGS, **change), Conditions("sandbox", runtime=Runtime(8))
-    history, lengths = poir.train(pairs, "sandbox/prompter", "sandbox/responder", settings, folder, given)
+    history, lengths, _ = poir.train(pairs, "sandbox/prompter", "sandbox/responder", settings, folder, given)
     assert set(lengths.values()) == {0}
     return history
 
@@ -110,6 +110,27 @@ def test_rows_that_do_not_fit_are_counted():
     assert kept == rows and list(counts.values()) == [0, 0]
     with pytest.raises(ValueError, match="the shortest prompt alone has 3 tokens"):
         poir_texts.fitting(rows, 3)
+
+
+def test_tokens_are_prompts_and_completions_of_both_sides_over_all_epochs():
+    """3 + 2, and 4 of the 3 + 5 that fit; then 3 + 1 and 3 + 2, cut to 4: 4 + 4 + 4 + 4, one and a half times."""
+    rows = [{"prompt_ids": [1] * 3, "chosen_ids": [1] * 2, "rejected_ids": [1] * 5}]
+    rows += [{"prompt_ids": [1] * 3, "chosen_ids": [1], "rejected_ids": [1] * 2}]
+    assert poir_texts.tokens_seen(rows, 4, 1.5) == 24
+    assert poir_texts.tokens_seen(rows, 9, 2.0) == 2 * (5 + 8 + 4 + 5)
+    assert poir_texts.tokens_seen([{"prompt_ids": [1] * 3, "completion_ids": [1] * 2}], 9, 1.0) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["poir", "sft"])
+@pytest.mark.parametrize("max_tokens", [256, 16])
+def test_tokens_are_those_that_trl_counts(tmp_path, monkeypatch, target, max_tokens):
+    logged, run = [], poir.training.run
+    monkeypatch.setattr(poir.training, "run", lambda *args: logged.extend(run(*args)) or logged)
+    settings = replace(SETTINGS, target=target, num_epochs=2.0, train_batch_size=3, max_tokens=max_tokens)
+    trained = poir.train(PAIRS, "sandbox/prompter", "x", settings, tmp_path, Conditions("sandbox", runtime=Runtime(8)))
+    assert trained.num_tokens == max(row["num_tokens"] for row in logged if "num_tokens" in row) > 0
+    assert (trained.lengths["cut at max_tokens"] > 0) == (max_tokens == 16)
 
 
 # The delimiter in a text of the pairs

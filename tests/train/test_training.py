@@ -47,6 +47,17 @@ def test_number_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_
         watch.on_log(args, state, None, logs={"reward": 1.0, "kl": 0.1, "loss": 0.0, name: float("nan")})
 
 
+def test_the_bar_shows_kl_per_sequence_as_the_history_does(tmp_path):
+    """0.02 nats a token over 15 tokens are 0.3 nats a rewrite; preference training logs no KL."""
+    row = {"reward": 1.0, "kl": 0.02, "loss": 0.0, "completions/mean_length": 15.0}
+    assert training.per_sequence(row)["kl"] == pytest.approx(0.3) and row["kl"] == 0.02
+    assert training.per_sequence({"loss": 0.5}) == {"loss": 0.5}
+    watch, shown = training._Watch("test"), []
+    watch.bar = SimpleNamespace(set_postfix=lambda values, refresh: shown.append(values))
+    watch.on_log(SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(global_step=1), None, logs=row)
+    assert shown == [{"reward": "1.000", "kl": "0.300", "loss": "0.000"}]
+
+
 def test_history_keeps_missing_values_missing(tmp_path):
     rows = [
         {"step": 1, "reward": 0.5, "loss": 0.0},

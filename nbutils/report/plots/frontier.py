@@ -28,9 +28,10 @@ def reward_kl_frontier(curves, points, lines=None):
     """Attainable reward by KL as a curve with its band, trained policies as points on the way, other arms as lines.
 
     curves: rows of frontier.attainable, points: rows of frontier.points with `arm` and `label` (empty: no text beside
-    it), lines: rows of arm and reward; all with a column `panel` (one panel each; absent: one).
+    it), lines: rows of arm and reward; all with a column `panel` (one panel each; absent: one). Each KL axis says what
+    it is per (points' kl_per, rewrite or response): nats of the two do not compare.
     """
-    curves, points = (named(frame(each), "panel", "arm", "label") for each in (curves, points))
+    curves, points = (named(frame(each), "panel", "arm", "label", "kl_per") for each in (curves, points))
     lines = named(frame(lines if lines is not None else []), "panel", "arm")
     if not len(points) or not np.isfinite(numbers(points, "kl")).any():
         return nothing(_TITLE, "no samples of the untrained and the trained policy")
@@ -52,10 +53,11 @@ def reward_kl_frontier(curves, points, lines=None):
 
 
 def _subtitle(points: pd.DataFrame) -> str:
+    apart = " · nats of rewrites and of responses do not compare" if points["kl_per"].nunique() > 1 else ""
     return (
         f"n = {span(numbers(points, 'num_prompts'))} held-out prompts · grey: the closed form of Lemma 5.1 over "
         "samples, at every λ (line cross-fitted, dashed the same responses twice) · dotted: checkpoints in order, or "
-        "trainings by λ · 95% bootstrap intervals over prompts"
+        f"trainings by λ · 95% bootstrap intervals over prompts{apart}"
     )
 
 
@@ -68,7 +70,7 @@ def _panel(axis, curve: pd.DataFrame, points: pd.DataFrame, lines: pd.DataFrame)
         axis.axhline(reward, color=arm_color(arm), lw=1.3, ls=(0, (1, 1.2)), zorder=1)
         place = {"transform": axis.get_yaxis_transform(), "va": "center", "size": 8.5, "color": arm_color(arm)}
         axis.text(1.01, reward, short(arm), **place)
-    axis.set_xlabel("KL to the untrained policy (nats per sequence)")
+    axis.set_xlabel(f"KL to the untrained policy (nats per {points['kl_per'].iloc[0] or 'sequence'})")
     axis.tick_params(length=0, labelleft=True)
     room_on_the_right([axis], 0.06)
 

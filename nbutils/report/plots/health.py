@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nbutils.analyse.health import KAPPA
 from nbutils.report.plots.parts import FAINT, INK, counted, frame, named, new_figure, nothing, numbers, short
 
 _RANGE, _SOUND, _FAILED = "#dcebe8", "#2a8a82", "#b2182b"
@@ -34,7 +35,8 @@ def judge_health(card):
 def _subtitle(table) -> str:
     failed, held = (table["sound"].map(lambda sound, wanted=wanted: sound is wanted).sum() for wanted in (False, True))
     said = f"{counted(failed, 'check')} of {failed + held} beyond the limits" if failed else "every check within limits"
-    return f"{said} · shaded: a sound judge · n: comparisons · 95% Wilson intervals"
+    of_kappa = "; κ is no share" if (table["check"] == KAPPA).any() else ""
+    return f"{said} · shaded: a sound judge · n: comparisons · 95% Wilson intervals{of_kappa}"
 
 
 def _draw(axis, part) -> None:
@@ -48,9 +50,12 @@ def _draw(axis, part) -> None:
             continue
         color = _FAILED if row["sound"] is False else INK if (least, most) == (0.0, 100.0) else _SOUND
         if np.isfinite([low, high]).all():
-            axis.plot([low, high], [y, y], color=color, lw=2.6, alpha=0.55, solid_capstyle="butt", zorder=2)
-        axis.plot(value, y, "o", ms=6.5, color=color, zorder=3)
-        text = f"{value:.0f}%  n = {int(row['num']):,}"
+            axis.plot(
+                np.clip([low, high], 0, 100), [y, y], color=color, lw=2.6, alpha=0.55, solid_capstyle="butt", zorder=2
+            )
+        axis.plot(max(value, 0), y, "o", ms=6.5, color=color, zorder=3)
+        shown = f"{value / 100:.2f}" if row["check"] == KAPPA else f"{value:.0f}%"
+        text = f"{shown}  n = {int(row['num']):,}".replace("-", "−")
         weight = "bold" if row["sound"] is False else "normal"
         axis.text(104, y, text, va="center_baseline", color=color, size=9, weight=weight, clip_on=False)
     axis.set_yticks(range(len(part)), list(part["check"]))
