@@ -14,7 +14,7 @@ from nbutils.analyse import choosing, gather
 from nbutils.analyse.choosing import OUTCOMES
 from nbutils.evaluate import playground
 from nbutils.evaluate.playground import TROUBLE
-from nbutils.experiment import recording
+from nbutils.report.annotate import is_attended
 from nbutils.report.pages import printable
 from nbutils.report.sides import Cases
 
@@ -37,16 +37,6 @@ def show(places: list[str], answers: pd.DataFrame, verdicts: pd.DataFrame, basel
     if not is_attended():
         return example
     return Playground(places, answers, verdicts, example)
-
-
-def is_attended() -> bool:
-    """Whether someone sits in front of this kernel: only a front end with a person allows a cell to ask for input.
-
-    papermill and nbconvert never do, whoever started them; the runner also says so in the environment.
-    """
-    if not recording.by_hand():
-        return False
-    return bool((recording.shell().kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
 class Playground:

@@ -6,7 +6,6 @@ from hostile import active_content
 from made_rows import answer, judged
 
 from nbutils.evaluate import panel, playground
-from nbutils.experiment import recording
 
 ANSWERS = pd.DataFrame(
     [answer(n, arm, float(n), response="y" * (n + 1), rewrite="x") for n in range(5) for arm in ("nan", "poir")]
@@ -31,16 +30,18 @@ def test_without_a_kernel_it_is_a_stored_case():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attended", [True, False])
-def test_a_kernel_is_attended_where_a_cell_may_ask_for_input(attended, monkeypatch):
+@pytest.mark.parametrize("allowed, runner", [(True, ""), (False, ""), (True, "1")])
+def test_a_kernel_is_attended_where_a_cell_may_ask_for_input(allowed, runner, monkeypatch):
     """JupyterLab allows it and papermill does not, whatever the environment that either was started in."""
     from jupyter_client.manager import start_new_kernel
 
+    attended = allowed and not runner
+    monkeypatch.setenv("WORKBOOK_BATCH", runner)
     monkeypatch.setenv("JPY_SESSION_NAME", "/somewhere/notebook.ipynb")
     manager, client = start_new_kernel()
     seen = []
     try:
-        ask = {"allow_stdin": attended, "timeout": 120, "output_hook": seen.append}
+        ask = {"allow_stdin": allowed, "timeout": 120, "output_hook": seen.append}
         assert client.execute_interactive(CELL + LAST, **ask)["content"]["status"] == "ok", seen
     finally:
         client.stop_channels()
@@ -53,17 +54,6 @@ def test_a_kernel_is_attended_where_a_cell_may_ask_for_input(attended, monkeypat
         m["content"]["text"] for m in seen if m["msg_type"] == "stream" and m["content"]["name"] == "stdout"
     )
     assert bool(opened) == attended and printed.startswith("False False")
-
-
-def test_the_runner_is_never_attended(monkeypatch):
-    class Kernel:
-        def get_parent(self):
-            return {"content": {"allow_stdin": True}}
-
-    monkeypatch.setattr(recording, "shell", lambda: type("Shell", (), {"kernel": Kernel()}))
-    assert panel.is_attended()
-    monkeypatch.setenv(recording.BATCH, "1")
-    assert not panel.is_attended()
 
 
 def test_a_prompt_is_tried_on_enter_and_trouble_is_one_line(monkeypatch):
