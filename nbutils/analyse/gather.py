@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbutils.analyse import agreement, health, stats
+from nbutils.analyse import agreement, choosing, differences, health, stats
+from nbutils.analyse.choosing import ANY, Choice
 from nbutils.data import labels
 from nbutils.experiment import paths, records
 from nbutils.experiment.steps import Step, read_manifest
 from nbutils.models import templates
 
+pd.set_option("mode.string_storage", "python")  # as tables.py, which not everyone who reads rows imports
 ORDERS = ("arm_first", "baseline_first")
+_CASE = ("cell", "prompt_set", "prompt_id", "prompt", "arm", "rewrite", "response", "reward", "gold_reward")
+_JUDGED = ("verdict", "arm_score", "baseline_score", "judge")
+CASE_COLUMNS = [*_CASE, "note", "verdict", *(f"{name}_{order}" for order in ORDERS for name in _JUDGED)]
 
 
 @dataclass(frozen=True)
@@ -174,33 +179,75 @@ def _found(run: Step, cells: list[str], name: str) -> list[Path]:
     return [run.input(path, path.parent.name) for path in found]
 
 
-def cases(answers: pd.DataFrame, verdicts: pd.DataFrame, number: int, seed: int, baseline: str) -> pd.DataFrame:
-    """`number` prompts through every arm (first sample), as in Align-Pro C.4 to C.6: one row per prompt × cell × arm.
+def cases(
+    answers: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    number: int,
+    seed: int,
+    baseline: str,
+    choice: Choice = ANY,
+) -> pd.DataFrame:
+    """`number` prompts through every arm (one sample), as in Align-Pro C.4 to C.6: one row per prompt × cell × arm.
 
-    The prompts are those whose hash with the seed is smallest: drawn without looking at results. Beside prompt, rewrite
-    and response a row has the combined verdict and, for each of ORDERS, the verdict, the judge's scores of the arm and
-    of the baseline (where its text starts with two) and the judge's own words; all empty on the baseline's rows.
+    Without a choice the prompts are those whose hash with the seed is smallest: drawn without looking at results.
+    Beside prompt, rewrite and response a row has what there is to note (the prompter wrote nothing, no response and
+    why), the combined verdict and, for each of ORDERS, the verdict, the judge's scores of the arm and of the baseline
+    (where its text starts with two) and the judge's own words; all empty on the baseline's rows. ValueError, in one
+    line, for a choice of what is not there.
     """
-    rank = {each: paths.sha256_json([seed, each]) for each in answers.prompt_id.unique()}
-    chosen = sorted(rank, key=lambda each: rank[each])[:number]
-    rows = answers[answers.prompt_id.isin(chosen) & (answers["sample"] == 0)]
-    order = {each: place for place, each in enumerate(chosen)}
-    rows = rows.sort_values("prompt_id", key=lambda column: column.map(order), kind="stable")
-    first = verdicts[verdicts["sample"] == 0]
-    heard = {
-        (name, row["prompt_set"], row["prompt_id"], row["arm_a"]): row["outcome"]
-        for name, part in first.groupby("cell")
+    heard = outcomes(verdicts, baseline, choice.sample)
+    wanted = choosing.choose(answers, heard, seed, baseline, choice)
+    chosen = set(list(dict.fromkeys(key[2] for key in wanted))[:number])
+    return side_by_side(answers, verdicts, heard, [key for key in wanted if key[2] in chosen], baseline, choice.sample)
+
+
+def outcomes(verdicts: pd.DataFrame, baseline: str, sample: int = 0) -> dict[tuple, dict]:
+    """{(cell, prompt_set, prompt_id, arm): row of stats.outcomes_against} of one sample."""
+    judged = verdicts[verdicts["sample"] == sample]
+    return {
+        (name, row["prompt_set"], row["prompt_id"], row["arm_a"]): row
+        for name, part in judged.groupby("cell")
         for row in stats.outcomes_against(stats.combine_orders(part), baseline)
     }
-    said = _said(first[first.prompt_id.isin(chosen)], baseline)
-    keys = list(zip(rows.cell, rows.prompt_set, rows.prompt_id, rows.arm, strict=True))
-    columns = ["cell", "prompt_set", "prompt_id", "prompt", "arm", "rewrite", "response", "reward", "gold_reward"]
-    table = rows[columns].assign(verdict=["" if key[3] == baseline else heard.get(key) for key in keys])
-    names = ("verdict", "arm_score", "baseline_score", "judge")
-    judged = {
-        f"{name}_{order}": [said.get((*key, order), {}).get(name) for key in keys] for order in ORDERS for name in names
+
+
+def side_by_side(
+    answers: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    heard: dict[tuple, dict],
+    keys: list[choosing.Key],
+    baseline: str,
+    sample: int = 0,
+) -> pd.DataFrame:
+    """The rows of `cases` of these cases, in their order. heard: `outcomes` of the same verdicts."""
+    place, chosen = {key: number for number, key in enumerate(keys)}, {key[2] for key in keys}
+    rows = answers[answers.prompt_id.isin(chosen) & (answers["sample"] == sample)].to_dict("records")
+    rows = [row for row in rows if (row["cell"], row["prompt_set"], row["prompt_id"]) in place]
+    rows.sort(key=lambda row: place[row["cell"], row["prompt_set"], row["prompt_id"]])
+    said = _said(verdicts[verdicts.prompt_id.isin(chosen) & (verdicts["sample"] == sample)], baseline)
+    table = pd.DataFrame([_case(row, baseline, heard, said) for row in rows], columns=CASE_COLUMNS)
+    return table.astype({"reward": float, "gold_reward": float})
+
+
+def _case(row: dict, baseline: str, heard: dict, said: dict) -> dict:
+    key = (row["cell"], row["prompt_set"], row["prompt_id"], row["arm"])
+    verdict = "" if row["arm"] == baseline else heard.get(key, {}).get("outcome")
+    judged = {f"{name}_{order}": said.get((*key, order), {}).get(name) for order in ORDERS for name in _JUDGED}
+    return {name: row.get(name) for name in _CASE} | {"note": _note(row), "verdict": verdict} | judged
+
+
+def _note(row: dict) -> str:
+    """What a reader of this row would else have to guess; empty for nothing."""
+    steps = row["rewrites"] if isinstance(row["rewrites"], list) else []
+    nothing = bool(steps) and not any(steps)
+    notes = {
+        "the prompter wrote nothing, the prompt was sent": nothing,
+        f"the last of {len(steps)} rewrites": len(steps) > 1 and not nothing,
+        "rewrite cut at its limit of tokens": row.get("rewrites_cut") is True,
+        "response cut at its limit of tokens": row.get("finish") == "length",
+        f"no response: {row['reason']}": isinstance(row["reason"], str),
     }
-    return table.assign(**judged)
+    return "; ".join(text for text, is_so in notes.items() if is_so)
 
 
 def _said(verdicts: pd.DataFrame, baseline: str) -> dict[tuple, dict]:
@@ -231,11 +278,16 @@ def judge_scores(raw: str) -> tuple[float | None, float | None]:
 
 
 def as_text(case: pd.DataFrame, baseline: str) -> str:
-    """One prompt's rows of `cases` to read, as Align-Pro C.4 prints them: rewrite, response, the judge's evaluation."""
+    """One prompt's rows of `cases` to read, as Align-Pro C.4 prints them: rewrite, response, the judge's evaluation.
+
+    Of a rewrite [-what it leaves out-] and {+what it adds+} to the prompt are marked.
+    """
     lines = [f"Prompt: {case['prompt'].iloc[0]}"]
     for row in case.to_dict("records"):
-        lines += ["", f"[{row['arm']}]"] + [f"Rewrite: {row['rewrite']}"] * (row["rewrite"] != row["prompt"])
-        lines += [f"Response: {row['response']}"]
+        changed = row["rewrite"] != row["prompt"]
+        lines += ["", f"[{row['arm']}]"] + [f"Rewrite: {differences.marked(row['prompt'], row['rewrite'])}"] * changed
+        lines += [f"Response: {row['response']}"] + [f"Note: {row['note']}"] * bool(row["note"])
+        lines += [f"Reward: {row['reward']:.3f}"] * (not pd.isna(row["reward"]))
         for order in ORDERS if row["arm"] != baseline else ():
             lines += _evaluation(row, order, baseline)
     return "\n".join(lines)

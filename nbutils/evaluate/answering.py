@@ -38,9 +38,9 @@ class Trail:
         return True if True in self.cuts else False if known else None
 
 
-def answer(arm: Arm, prompts: list[Prompt], num_samples: int, given: Conditions) -> list[Answer]:
-    """num_samples Answers per prompt, without rewards, in the order of prompts."""
-    rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+def answer(arm: Arm, prompts: list[Prompt], num_samples: int, given: Conditions, first: int = 0) -> list[Answer]:
+    """num_samples Answers per prompt, without rewards, in the order of prompts. first: index of the first sample."""
+    rows = [(prompt, sample) for prompt in prompts for sample in range(first, first + num_samples)]
     texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
     trails = trails_of(arm, texts, samples, given)
     finals = [last_sent(text, each.rewrites) for text, each in zip(texts, trails, strict=True)]
@@ -145,9 +145,14 @@ def others(prompts: list[str], samples: list[int], trails: list[_T], seed: int) 
     """For each prompt what was made of another prompt, with the same sample number: the next one in an order drawn
     by seed. A prompt that is alone keeps its own."""
     found = dict(zip(zip(prompts, samples, strict=True), trails, strict=True))
+    after = following(prompts, seed)
+    return [found.get((after[p], s), own) for p, s, own in zip(prompts, samples, trails, strict=True)]
+
+
+def following(prompts: list[str], seed: int) -> dict[str, str]:
+    """The prompt after each, in an order drawn by seed; the first one follows the last."""
     ring = sorted(set(prompts), key=lambda prompt: paths.sha256_json([seed, prompt]))
-    following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
-    return [found.get((following[p], s), own) for p, s, own in zip(prompts, samples, trails, strict=True)]
+    return dict(zip(ring, ring[1:] + ring[:1], strict=True))
 
 
 def last_sent(prompt: str, rewrites: list[str]) -> str:
@@ -184,14 +189,18 @@ def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tu
             f"{paths.relative(folder)} has no finished step: workbook run params/{experiment}.yml first"
         )
     settings |= (read_manifest(folder / "evaluate") or {"parameters": {}})["parameters"]
-    names = ("temperature", "top_p", "top_k", "seed")
-    shared = {name: settings[name] for name in names if name in settings}
     built = arms.build(arm, folder, settings["prompter"], settings["responder"], arms.options_of(settings))
     runtime = Runtime(1, settings["device"], settings["dtype"], settings["trust_remote_code"])
-    rewriting = Sampling(max_new_tokens=settings.get("max_rewrite_tokens", 128), **shared)
-    responding = Sampling(max_new_tokens=settings.get("max_response_tokens", 512), **shared)
-    given = Conditions(settings["templates"], rewriting, responding, runtime)
-    made = answer(built, [Prompt("", prompt, "command line")], 1, given)[0]
+    made = answer(built, [Prompt("", prompt, "command line")], 1, conditions(settings, runtime))[0]
     if made.reason:
         raise ValueError(f"{arm}: no response: {made.reason}")
     return made.rewrites, made.response
+
+
+def conditions(settings: dict, runtime: Runtime) -> Conditions:
+    """Conditions as a step's parameters have them, without a journal."""
+    names = ("temperature", "top_p", "top_k", "seed")
+    shared = {name: settings[name] for name in names if name in settings}
+    rewriting = Sampling(max_new_tokens=settings.get("max_rewrite_tokens", 128), **shared)
+    responding = Sampling(max_new_tokens=settings.get("max_response_tokens", 512), **shared)
+    return Conditions(settings["templates"], rewriting, responding, runtime)

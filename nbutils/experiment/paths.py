@@ -6,12 +6,13 @@ import os
 import re
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
-# Every module imports this one first. tqdm would tell every notebook, with a path of this machine, that it lacks
-# widgets: text bars are what we want.
-warnings.filterwarnings("ignore", message="IProgress not found")
+import tqdm.std
+
+# Every module imports this one first. tqdm.auto, which other libraries use, would make a widget of each bar, and a
+# stored notebook or its page would show it at 0% for ever: text bars are what we want.
+sys.modules.setdefault("tqdm.autonotebook", tqdm.std)
 
 _WHOLE, _BLOCK = 256 * 2**20, 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

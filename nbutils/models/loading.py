@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbutils.models import hub
 from nbutils.models.devices import Runtime, is_out_of_memory, pick_device, pick_dtype, settle_threads
-from nbutils.models.references import check, kind, resolve
+from nbutils.models.references import check, describe, kind, resolve
 
 
 def load_kwargs(ref: str, runtime: Runtime) -> dict:
@@ -32,12 +32,13 @@ def load_tokenizer(ref: str, runtime: Runtime = Runtime()):
     return tokenizer
 
 
-@functools.lru_cache(maxsize=6)
+@functools.lru_cache(maxsize=16)  # the arms of an evaluation: with fewer, each try of a prompt would load all again
 def load_causal(ref: str, runtime: Runtime = Runtime()):
     """(model, tokenizer) of a causal LM or of a PEFT adapter on one; in evaluation mode, on the device, frozen."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     check(ref, "weights")
+    _make_room(ref, runtime)
     tokenizer = load_tokenizer(ref, runtime)
     if (Path(resolve(ref)) / "adapter_config.json").exists():
         from peft import AutoPeftModelForCausalLM
@@ -65,6 +66,16 @@ def load_reward(ref: str, runtime: Runtime = Runtime()):
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return _placed(model, runtime), tokenizer
+
+
+def _make_room(ref: str, runtime: Runtime) -> None:
+    """Forget the other models where this one does not fit beside them into main memory: that would be no error but a
+    killed process. A GPU says when it is full, see _placed."""
+    import psutil
+
+    needed = (describe(ref)["num_parameters"] or 0) * pick_dtype(runtime.dtype, "cpu").itemsize
+    if pick_device(runtime.device) == "cpu" and psutil.virtual_memory().available < 1.5 * needed:
+        unload()
 
 
 def _placed(model, runtime: Runtime):

@@ -36,9 +36,14 @@ _ATTRIBUTES = {
     "th": {"colspan", "rowspan", "scope", "style", "class"},
     "tr": {"style"},
     "table": {"class"},
+    "section": {"class"},
+    "div": {"class"},
     "ol": {"start"},
     "progress": {"value", "max"},
 }
+_CLASSES = {"math", "math display", "dataframe"}
+_CLASSES |= {"cases mathjax_ignore tex2jax_ignore", "case", "sides", "side", "label", "text", "order", "note"}
+_CLASSES |= {"text prompt", "text as-it-is"}  # those of cases.html.j2
 _STYLES = {"text-align", "vertical-align", "height"}
 
 
@@ -56,7 +61,8 @@ def write_page(page: Path, template: str, **values) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HTML), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    text = environment.get_template(template).render(style=Markup((_HTML / "style.css").read_text("utf-8")), **values)
+    style = Markup("".join((_HTML / name).read_text("utf-8") for name in ("style.css", "cases.css")))
+    text = environment.get_template(template).render(style=style, **values)
     return paths.write_atomic(page, printable(text))
 
 
@@ -178,7 +184,7 @@ def _kept_attribute(tag: str, attribute: str, value: str) -> str | None:
     if attribute == "href":
         return value if _LINK.match(value) else None
     if attribute == "class":
-        return value if value in ("math", "math display", "dataframe") else None
+        return value if value in _CLASSES else None
     return value
 
 

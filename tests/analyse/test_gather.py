@@ -131,7 +131,9 @@ def test_cases_tell_scores_and_words_of_the_judge_in_each_order(arms, says):
     assert pd.isna(base["judge_arm_first"]) and pd.isna(base["arm_score_arm_first"]) and base["verdict"] == ""
     text = gather.as_text(table, "nan")
     assert "Judge, poir shown first: win (poir 8, nan 7.5)\n  | 8 7.5\n  | Better." in text
-    assert text.startswith("Prompt: prompt 1\n\n[nan]\nResponse: nan says\n\n[poir]\nResponse: poir says\n")
+    assert text.startswith(
+        "Prompt: prompt 1\n\n[nan]\nResponse: nan says\nReward: 1.000\n\n[poir]\nResponse: poir says\nReward: 1.000\n"
+    )
 
 
 def test_scores_of_the_baseline_come_first_where_it_was_shown_first():

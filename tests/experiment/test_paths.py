@@ -1,5 +1,8 @@
 """Names that become folders, and writes that never leave half a file."""
 
+import subprocess
+import sys
+
 import pytest
 
 from nbutils.experiment import paths
@@ -37,3 +40,14 @@ def test_json_hash_ignores_key_order_and_survives_surrogates():
     assert paths.sha256_json({"a": 1, "b": "\ud800"}) == paths.sha256_json({"b": "\ud800", "a": 1})
     with pytest.raises(ValueError):
         paths.sha256_json(float("nan"))
+
+
+def test_bars_of_other_libraries_stay_text_in_a_notebook():
+    """As tqdm sees it, a process that has loaded ipykernel is a notebook. A stored widget would stay at 0% for ever."""
+    code = "import IPython, ipykernel.zmqshell, {}\nfrom tqdm.auto import tqdm\nprint("
+    code += "any(each.__name__ == 'tqdm_notebook' for each in tqdm.__mro__))"
+    seen = [
+        subprocess.run([sys.executable, "-c", code.format(first)], capture_output=True, text=True, check=True).stdout
+        for first in ("nbutils.experiment.paths", "json")
+    ]
+    assert seen == ["False\n", "True\n"]

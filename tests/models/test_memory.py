@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nbutils.models import generate as g, loading
+from nbutils.models.devices import Runtime
 from nbutils.models.texts import Sampling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,3 +95,16 @@ def test_a_model_that_does_not_fit_beside_the_others_is_loaded_without_them(monk
     loading.unload()
     with pytest.raises(torch.OutOfMemoryError):
         loading.load_causal("sandbox/llama_responder")
+
+
+def test_a_model_that_main_memory_has_no_room_for_is_loaded_once_the_others_are_gone(monkeypatch):
+    """0.75 million parameters of four bytes, and half as much again: 4 MB are too few, 5 MB are enough."""
+    import psutil
+
+    loading.unload()
+    for room, kept in ((5_000_000, 1), (4_000_000, 0)):
+        loading.load_reward("sandbox/reward")
+        monkeypatch.setattr(psutil, "virtual_memory", lambda room=room: type("Memory", (), {"available": room}))
+        loading.load_causal.cache_clear()
+        loading.load_causal("sandbox/responder", Runtime(device="cpu"))
+        assert loading.load_reward.cache_info().currsize == kept and loading.load_causal.cache_info().currsize == 1
