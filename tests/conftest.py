@@ -8,7 +8,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest  # noqa: E402
 
 LONGEST = (
-    *("test_resume_evaluation", "test_resume", "test_runner", "test_ppo", "test_api_resume", "test_resume_ledger"),
+    *(
+        "test_lab",
+        "test_resume_evaluation",
+        "test_resume",
+        "test_runner",
+        "test_ppo",
+        "test_api_resume",
+        "test_resume_ledger",
+    ),
     *("test_paid_steps", "test_benchmarks", "test_sandbox", "test_plots", "test_alignpro", "test_coverage"),
     *("test_plots_audit", "test_reward_model", "test_memory", "test_transformers_serve"),
 )

@@ -152,7 +152,7 @@ class Bar(tqdm):
     def close(self):
         """The end: shown once more; what comes next has no bar yet."""
         if not self.disable and (file := _file()):
-            clear(file.parent) if _begun else write(file.parent, here())
+            write(file.parent, here()) if os.environ.get("WORKBOOK_PROGRESS") else clear(file.parent)
         self._closing = True
         super().close()
 

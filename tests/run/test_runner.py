@@ -349,7 +349,7 @@ def whole(project):
         (1, "main/make (01_make) failed after"),  # the notebook itself
         (6, "File too large"),  # the journal
         (8, "main/make is done, but its page is not: File too large: outputs/tiny/main/make/notebook.html; resume:"),
-        (13, "all/plot is done, but its page is not: File too large: outputs/tiny/all/plot/notebook.html; resume:"),
+        (14, "all/plot is done, but its page is not: File too large: outputs/tiny/all/plot/notebook.html; resume:"),
     ],
 )
 def test_a_full_disk_harms_no_file_and_the_next_run_goes_on(project, kilobytes, message):
