@@ -162,13 +162,17 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def local_files(*refs: str) -> list[Path]:
-    """Local model folders and callables' source files among refs: what a manifest can hash."""
+    """Local model folders and callables' source files among refs: what a manifest can hash.
+
+    A notebook asks when it opens its step: a folder or function that is not there is one line before any work.
+    """
     found = []
     for ref in refs:
         target = resolve(ref)
         if kind(ref) == "local":
             found.append(Path(target))
         elif kind(ref) == "callable":
+            load_callable(ref)
             with _own_code():
                 spec = importlib.util.find_spec(target.split(":")[0])
             if spec and spec.origin:

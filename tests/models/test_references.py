@@ -96,3 +96,18 @@ def test_sizes_come_from_headers_or_names():
     }
     assert references.describe("Qwen/Qwen2.5-1.5B-Instruct")["num_parameters"] == 1_500_000_000
     assert references.describe("nobody/nothing") == {"kind": "hub", "num_parameters": None, "present": False}
+
+
+@pytest.mark.parametrize(
+    ("ref", "line"),
+    [
+        ("fakes:no_such", "has no function no_such"),
+        ("no_such_module:f", "no_such_module"),
+        ("./no/folder", "not found"),
+    ],
+)
+def test_what_a_step_uses_is_there_when_it_opens(ref, line):
+    """04 by hand would otherwise answer every prompt before it looks for its judge."""
+    with pytest.raises(ValueError) as caught:
+        references.local_files("sandbox/judge", ref)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
