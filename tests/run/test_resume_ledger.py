@@ -3,8 +3,6 @@
 01's seeds are texts that are hard to carry.
 """
 
-from collections import Counter
-
 import pytest
 from hostile import write_nasty
 from whole import finish, kill_when, lines, start, write
@@ -40,8 +38,11 @@ def test_no_journalled_call_is_made_again(tmp_path, monkeypatch):
         kills += code is not None
         assert known <= set(ledger.read_text().split())
     finish(path, outputs)
-    calls = Counter(ledger.read_text().split())
-    again = {call: number for call, number in calls.items() if number > 1}
-    assert kills == 4 and sum(number - 1 for number in again.values()) <= kills * LEDGER["shared"]["batch_size"]
+    made = len(ledger.read_text().split())
+    journals = [records.read_rows(cell / step / "journal.jsonl") for step in ("collect", "evaluate")]
+    kept = sum(
+        "text" in row["value"] for rows in journals for row in rows
+    )  # the same words may be asked as two samples
+    assert kills == 4 and 0 <= made - kept <= kills * LEDGER["shared"]["batch_size"]
     answers = records.read_rows(cell / "evaluate" / "answers.jsonl")
     assert len(answers) == 24 * 2
