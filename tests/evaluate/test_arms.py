@@ -49,3 +49,19 @@ def test_options_are_those_of_the_evaluation():
     assert arms.options_of({}) == arms.Options()
     named = {"num_rounds": 1, "good_score": 5, "num_retries": 2, "max_prompt_tokens": 9, "bpo_prompter": "b"}
     assert arms.options_of(named) == arms.Options(None, critique.Loop(1, 5, 2, 9), "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "line"),
+    [
+        ("alignpro", "responder", "arm 'alignpro' wants a trained prompter, found a trained responder in"),
+        ("rlhf", "prompter", "arm 'rlhf' wants a trained responder, found a trained prompter in"),
+    ],
+)
+def test_an_arm_that_is_not_what_its_name_says_is_refused_where_it_is_read(tmp_path, name, policy, line):
+    """A cell edited by hand could once train the responder under the name alignpro, and 04 took it for Align-Pro."""
+    arms.write_arm(tmp_path / name, policy, None, None)
+    with pytest.raises(ValueError, match=line):
+        arms.build(name, tmp_path, "sandbox/prompter", "sandbox/responder")
+    arms.write_arm(tmp_path / "mine", policy, None, None)  # any other name is free
+    assert arms.build("mine", tmp_path, "sandbox/prompter", "sandbox/responder").name == "mine"
