@@ -51,10 +51,14 @@ def shell() -> Any:
 
 
 def _path(name: str) -> Path:
-    """The file that is being run: the front end may say which, else the project's own notebook."""
+    """The file that is being run: the one that the front end names, if it opens this step; else the project's own.
+
+    A notebook that starts another one (by papermill, say) hands on its own name in the environment.
+    """
     opened = Path(os.environ.get("JPY_SESSION_NAME", ""))
     own = paths.project_root() / "notebooks" / f"{name}.ipynb"
-    return opened if opened.suffix == ".ipynb" and opened.is_file() else own
+    named = opened.suffix == ".ipynb" and opened.is_file()
+    return opened if named and re.search(rf"open_step\(\W*{re.escape(name)}\W", opened.read_text("utf-8")) else own
 
 
 class Recording:

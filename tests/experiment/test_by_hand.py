@@ -66,6 +66,14 @@ def test_under_the_runner_errors_keep_their_traceback_and_nothing_is_recorded(pr
     assert len(traceback_of(wrong)) > 1 and kept.outputs[0].text == "None\n"
 
 
+def test_the_name_of_another_notebook_in_the_environment_is_not_this_ones(project, monkeypatch):
+    """A cell that runs `papermill 01_make.ipynb` hands on the name of the notebook that it stands in."""
+    other = project / "notebooks" / "05_plot.ipynb"
+    monkeypatch.setenv("JPY_SESSION_NAME", str(other))
+    assert recording._path("01_make") == project / "notebooks" / "01_make.ipynb"
+    assert recording._path("05_plot") == other
+
+
 MADE = [
     "print('one')\nprint('two')\n1 + 1",
     "from IPython.display import display, HTML\nhandle = display(HTML('first'), display_id=True)\nprint('between')",
