@@ -13,7 +13,6 @@ The annotator also notes `when`, `seconds` and `texts`, the hash of what was sho
 taken back is followed by one that says `undone`, and of several with a time the last one holds.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -144,15 +143,7 @@ def append(path: Path, label: Label) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)  # for the time of a line: several people may label at once
         line = _after_the_last_line(file, path) + line
-        start = os.fstat(file).st_size
-        try:
-            written = os.write(file, line)
-        except OSError as error:
-            os.ftruncate(file, start)
-            raise OSError(error.errno, error.strerror, paths.relative(path)) from None
-        if written != len(line):  # a disk that fills up takes a part: leave none of it
-            os.ftruncate(file, start)
-            raise OSError(errno.ENOSPC, "No space left on device", paths.relative(path))
+        paths.append_line(file, line, path)
         os.fsync(file)
     finally:
         os.close(file)  # releases the lock

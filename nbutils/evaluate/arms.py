@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbutils.collect.critique import Loop
-from nbutils.experiment import paths
+from nbutils.experiment import paths, steps
 from nbutils.models import references, templates
 
 BPO_MODEL = "THUDM/BPO"
-_POLICIES = {"alignpro": "prompter", "rlhf": "responder", "poir": "prompter", "dpo_awi": "prompter", "sft": "prompter"}
-_POLICIES |= {"dpo_awo": "responder"}  # what an arm of that name trains
 BUILT_IN = ("nan", "untrained", "tilted", "poir_s1", "bpo", "length_matched")
 
 
@@ -104,11 +102,10 @@ def _trained(name: str, cell_folder: Path, responder: str) -> Arm:
         )
     trained = json.loads(path.read_text("utf-8"))
     model = str(path.parent / trained["model"])
-    if trained["policy"] != _POLICIES.get(name, trained["policy"]):
-        wanted = f"a trained {_POLICIES[name]}, found a trained {trained['policy']}"
-        raise ValueError(
-            f"arm {name!r} wants {wanted} in {paths.relative(path.parent)}: train it again by its own name"
-        )
+    wanted = steps.trained(steps.meaning(name)) or trained["policy"]
+    if trained["policy"] != wanted:
+        found = f"wants a trained {wanted}, found a trained {trained['policy']} in {paths.relative(path.parent)}"
+        raise ValueError(f"arm {name!r} {found}: train it again by its own name")
     if trained["policy"] == "responder":
         return Arm(name, (), model)
     return Arm(name, (Prompter(model, trained["template"], trained["stop"]),), responder)

@@ -14,7 +14,7 @@ from nbutils.analyse import choosing, gather
 from nbutils.analyse.choosing import OUTCOMES
 from nbutils.evaluate import playground
 from nbutils.evaluate.playground import TROUBLE
-from nbutils.report.annotate import is_attended
+from nbutils.experiment import recording
 from nbutils.report.pages import printable
 from nbutils.report.sides import Cases
 
@@ -34,7 +34,7 @@ def show(places: list[str], answers: pd.DataFrame, verdicts: pd.DataFrame, basel
     """
     note = "In JupyterLab there is a box for prompts here; this is a stored case."
     example = replace(playground.cases(answers, verdicts, num=1, baseline=baseline).first(1), notes=(note,))
-    if not is_attended():
+    if not recording.is_attended():
         return example
     return Playground(places, answers, verdicts, example)
 

@@ -1,6 +1,5 @@
 """The append-only journal of a step: what has reached us is on disk before it is used, and no crash can spoil it."""
 
-import errno
 import fcntl
 import json
 import os
@@ -69,7 +68,8 @@ class Journal:
             written = False
             for key, value in items:
                 if self._is_new(key, value, self.path):
-                    self._write((json.dumps({"key": key, "value": value}, ensure_ascii=True) + "\n").encode("ascii"))
+                    line = json.dumps({"key": key, "value": value}, ensure_ascii=True) + "\n"
+                    paths.append_line(self._file, line.encode("ascii"), self.path)
                     self._values[key] = value
                     written = True
             if written and sync:
@@ -78,17 +78,6 @@ class Journal:
     def sync(self) -> None:
         """Fsync what was appended."""
         os.fsync(self._file)
-
-    def _write(self, line: bytes) -> None:
-        start = os.fstat(self._file).st_size
-        try:
-            written = os.write(self._file, line)
-        except OSError as error:
-            os.ftruncate(self._file, start)
-            raise OSError(error.errno, error.strerror, paths.relative(self.path)) from None
-        if written != len(line):  # a disk that fills up takes a part: leave none of it
-            os.ftruncate(self._file, start)
-            raise OSError(errno.ENOSPC, "No space left on device", paths.relative(self.path))
 
     def _is_new(self, key: str, value: dict, where) -> bool:
         if key not in self._values:

@@ -1,5 +1,6 @@
 """Where things are, and how a file is written so that it is either the old one or the new one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -114,6 +115,22 @@ def write_atomic(path: Path | str, data: str | bytes) -> Path:
             raise OSError(error.errno, error.strerror, relative(path)) from None
         raise
     return path
+
+
+def append_line(file: int, line: bytes, path: Path) -> None:
+    """Add one line to an open file by one write; on a full disk none of it stays, and the OSError names the file.
+
+    file: descriptor, opened for appending. Not fsynced here.
+    """
+    start = os.fstat(file).st_size
+    try:
+        written = os.write(file, line)
+    except OSError as error:
+        os.ftruncate(file, start)
+        raise OSError(error.errno, error.strerror, relative(path)) from None
+    if written != len(line):  # a disk that fills up takes a part: leave none of it
+        os.ftruncate(file, start)
+        raise OSError(errno.ENOSPC, "No space left on device", relative(path))
 
 
 def reason(error: OSError) -> str:

@@ -6,14 +6,13 @@ import io
 import json
 import os
 import socket
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nbutils.experiment import paths
+from nbutils.experiment import paths, recording
 
 FILE = ".progress.json"
 _EVERY_SECONDS = 1.0
@@ -102,7 +101,7 @@ class Bar(tqdm):
     def __init__(self, total: int, label: str | None, initial: int = 0, file=None):
         self._shown, self._shown_at, self._moved = 0.0, -1, True
         self._handle, self._closing = None, False
-        self._in_notebook = _has_front_end()
+        self._in_notebook = recording.shell() is not None
         super().__init__(
             total=total,
             initial=initial,
@@ -155,9 +154,3 @@ class Bar(tqdm):
             write(file.parent, here()) if os.environ.get("WORKBOOK_PROGRESS") else clear(file.parent)
         self._closing = True
         super().close()
-
-
-def _has_front_end() -> bool:
-    """Whether this process is a kernel: JupyterLab's, or papermill's."""
-    known = sys.modules.get("IPython")
-    return hasattr(known.get_ipython(), "kernel") if known else False

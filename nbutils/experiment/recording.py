@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _recording: "Recording | None" = None
 
 def by_hand() -> bool:
     """Whether this is a notebook's kernel, and not one of the runner's."""
-    return not os.environ.get(BATCH) and hasattr(shell(), "kernel")
+    return not os.environ.get(BATCH) and shell() is not None
 
 
 def record() -> None:
@@ -44,10 +45,16 @@ def notebook(name: str) -> dict | None:
 
 
 def shell() -> Any:
-    """IPython's shell, of a kernel or a terminal; None in plain Python."""
-    from IPython.core.getipython import get_ipython
+    """The shell of the kernel that this process is; None where it is none."""
+    known = sys.modules.get("IPython")  # in a kernel it is there
+    found = known.get_ipython() if known else None
+    return found if hasattr(found, "kernel") else None
 
-    return get_ipython()
+
+def is_attended() -> bool:
+    """Whether someone sits in front of this kernel: a front end with a person lets a cell ask for input; papermill,
+    nbconvert and the runner never do."""
+    return by_hand() and bool((shell().kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
 def _path(name: str) -> Path:
@@ -79,8 +86,6 @@ class Recording:
         session.send = sent
 
     def flush(self) -> None:
-        import sys
-
         sys.stdout.flush()
         sys.stderr.flush()
 

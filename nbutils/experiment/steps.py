@@ -176,6 +176,13 @@ def meaning(name: str) -> dict[str, str]:
     return dict([_NAMED[name]]) if name in _NAMED else {}
 
 
+def trained(parameters: dict) -> str:
+    """What a step with these parameters trains: prompter or responder; "" if it trains nothing."""
+    if "policy" in parameters:
+        return parameters["policy"]
+    return {"": "", "dpo_awo": "responder"}.get(parameters.get("target", ""), "prompter")
+
+
 def check_name(name: str, parameters: dict) -> None:
     """ValueError, in one line, where a step has an arm's name and trains something else."""
     for parameter, wanted in meaning(name).items():

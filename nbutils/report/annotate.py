@@ -9,7 +9,6 @@ anywhere. What is shown is escaped: model text can hold anything.
 """
 
 import html
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from nbutils.analyse import stats
 from nbutils.data import labels
-from nbutils.experiment import paths
+from nbutils.experiment import paths, recording
 from nbutils.experiment.records import Label
 from nbutils.report.pages import printable
 
@@ -167,7 +166,7 @@ def annotate(answers, verdicts, folder: Path, name: str = "", number: int = 50, 
     answers, verdicts: rows of records.Answer and records.Verdict of one cell, folder its evaluation step's; name: who
     labels, asked for where it is empty; number: labels wanted of this person.
     """
-    if not is_attended():
+    if not recording.is_attended():
         print(_NOT_HERE)
         return
     from IPython.display import display
@@ -176,17 +175,6 @@ def annotate(answers, verdicts, folder: Path, name: str = "", number: int = 50, 
         return Session(pairs_to_label(answers, verdicts, who, seed), Path(folder) / labels.FILE, who, number)
 
     display(_View(open_session, name.strip()).box)
-
-
-def is_attended() -> bool:
-    """Whether someone sits in front of this kernel: a front end with a person lets a cell ask for input, papermill,
-    nbconvert and the runner never do."""
-    from IPython import get_ipython
-
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None or os.environ.get("WORKBOOK_BATCH"):
-        return False
-    return bool((kernel.get_parent() or {}).get("content", {}).get("allow_stdin"))
 
 
 class _View:

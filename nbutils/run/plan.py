@@ -19,7 +19,7 @@ from nbutils.experiment.grid import PlannedStep, edited_lines, plan_steps
 from nbutils.experiment.params import closest
 from nbutils.models import references, spending
 from nbutils.run import preflight
-from nbutils.run.uses import described, limits, memory_bytes, published, size, trained_parameter, used_models
+from nbutils.run.uses import described, limits, memory_bytes, published, size, used_models
 
 _ANSWER = re.compile(rb'^\{"key": "[^"#]*",', re.MULTILINE)
 FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
@@ -140,7 +140,7 @@ def _row(step: PlannedStep) -> tuple[str, ...]:
 def _short_models(step: PlannedStep) -> str:
     """The models that a step uses, without owners, what it trains first; cut where they are many."""
     used = used_models(step)
-    trained = used.get(trained_parameter(step) or "")
+    trained = used.get(steps.trained(step.parameters))
     others = [_short(ref) for ref in used.values() if ref != trained]
     names = list(dict.fromkeys([f"*{_short(trained)}", *others] if trained else others))
     kept = 1

@@ -1,7 +1,7 @@
 """Which models a step uses, which of them it trains, how large they are."""
 
 from nbutils.evaluate import arms
-from nbutils.experiment import paths
+from nbutils.experiment import paths, steps
 from nbutils.experiment.grid import PlannedStep
 from nbutils.models import references, spending
 
@@ -18,7 +18,7 @@ _USED = {  # model parameters that a notebook loads, by its number
 def used_models(step: PlannedStep) -> dict[str, str]:
     """parameter → reference of the models that a step loads."""
     names = set(_USED.get(step.notebook[:2], MODEL_PARAMETERS))
-    if step.notebook[:2] in ("02", "03") and trained_parameter(step) == "responder":
+    if step.notebook[:2] in ("02", "03") and steps.trained(step.parameters) == "responder":
         names = names - {"prompter"} | {"responder"}
     used = {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
     return used | {f"jury {i}": ref for i, ref in enumerate(step.parameters.get("jury") or [], start=1)}
@@ -28,15 +28,6 @@ def is_made_before(reference: str, step: PlannedStep, planned: list[PlannedStep]
     """Whether reference lies in the folder of a step planned before this one, as a reward model that it learns does."""
     earlier = planned[: planned.index(step)]
     return any(references.place(reference).is_relative_to(other.folder.resolve()) for other in earlier)
-
-
-def trained_parameter(step: PlannedStep) -> str | None:
-    """The parameter whose model a step trains: prompter or responder; None if it trains nothing."""
-    if "policy" in step.parameters:
-        return step.parameters["policy"]
-    if "target" in step.parameters:
-        return "responder" if step.parameters["target"] == "dpo_awo" else "prompter"
-    return None
 
 
 def described(reference: str) -> dict:
@@ -61,7 +52,7 @@ def memory_bytes(step: PlannedStep) -> tuple[float, bool]:
     models = {ref: described(ref) for ref in used_models(step).values()}
     sizes = {ref: found["num_parameters"] for ref, found in models.items() if found["kind"] in ("local", "hub")}
     total = 1.2 * bytes_each * sum(number or 0 for number in sizes.values())
-    trained = sizes.get(step.parameters.get(trained_parameter(step) or "", "")) or 0
+    trained = sizes.get(step.parameters.get(steps.trained(step.parameters), "")) or 0
     total += trained * (0.5 if step.parameters.get("lora_rank") else 14)
     return total, None not in sizes.values()
 

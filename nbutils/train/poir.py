@@ -83,7 +83,8 @@ def train(
     or pairs that cannot work. A run that was killed goes on from its last complete checkpoint to the same numbers.
     """
     check(settings, pairs)
-    policy, runtime = responder if settings.target == "dpo_awo" else prompter, given.runtime
+    policies, runtime = {"prompter": prompter, "responder": responder}, given.runtime
+    policy = policies[poir_texts.use(settings.target)[0]]
     tokenizer = loading.load_tokenizer(policy, runtime)
     texts = poir_texts.examples(pairs, settings.target, given.templates)
     made = poir_texts.tokenize(texts, settings.target, tokenizer, policy)

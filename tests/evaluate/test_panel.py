@@ -6,6 +6,7 @@ from hostile import active_content
 from made_rows import answer, judged
 
 from nbutils.evaluate import panel, playground
+from nbutils.experiment import recording
 
 ANSWERS = pd.DataFrame(
     [answer(n, arm, float(n), response="y" * (n + 1), rewrite="x") for n in range(5) for arm in ("nan", "poir")]
@@ -26,7 +27,7 @@ LAST = "print('torch' in sys.modules, 'ipywidgets' in sys.modules)\npanel.show([
 
 def test_without_a_kernel_it_is_a_stored_case():
     shown = panel.show(["e/c/evaluate"], ANSWERS, VERDICTS)
-    assert not panel.is_attended() and len(shown) == 1 and "stored case" in repr(shown)
+    assert not recording.is_attended() and len(shown) == 1 and "stored case" in repr(shown)
 
 
 @pytest.mark.slow
