@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+_GROUPS = 8  # of the jackknife
 Number = TypeVar("Number", float, np.ndarray)  # averaged over prompts, or (num_prompts,)
 
 
@@ -72,9 +73,10 @@ def optimum(rewards, kl_weight: float, prior=None) -> Optimum:
 
 
 def frontier(rewards, kl_weights, prior=None) -> list[dict]:
-    """The attainable reward–KL curve: for each λ the KL (nats per rewrite) and reward of ρ*, averaged over prompts.
+    """The reward–KL curve of ρ*: for each λ its KL (nats per rewrite) and reward, averaged over prompts.
 
-    No prompter within the same KL earns more: the curve bounds every trained one. rewards: (num_prompts, num_rewrites).
+    Where rewards are R itself and every rewrite is listed, no prompter within the same KL earns more.
+    rewards: (num_prompts, num_rewrites).
     """
     points = [(kl_weight, optimum(rewards, kl_weight, prior)) for kl_weight in kl_weights]
     return [
@@ -89,45 +91,76 @@ def frontier(rewards, kl_weights, prior=None) -> list[dict]:
     ]
 
 
-def attainable(
-    rewards, kl_weights, prior=None, seed: int = 0, num_resamples: int = 1000, level: float = 0.95
-) -> list[dict]:
-    """The attainable curve from samples: rewrites and the rewards of their responses.
+def crossed(rewards, kl_weights, prior=None) -> np.ndarray:
+    """(1 + num_levels, num_prompts) reward of ρ* at λ = ∞ and at each λ, from rewards with the noise of responses.
 
-    rewards: (num_prompts, num_rewrites, num_responses), reward units; prior: (num_prompts, num_rewrites), None for
-    rewrites that were all drawn from ρ_sft, else their weights under it (see mixture_prior). One dict per λ: kl_weight,
-    kl (nats per rewrite), reward, their bootstrap intervals over prompts (kl_low, …), reward_plug_in, value,
-    effective_samples.
-    reward is cross-fitted: one half of the responses weighs the rewrites, the other half is averaged, so that a rewrite
-    is not praised for the luck of the responses that chose it; it errs downward. reward_plug_in lets the same responses
-    do both and errs upward. With one response to a rewrite the two are the same. No KL above −log of the best rewrite's
-    prior shows up: log N for N rewrites drawn from ρ_sft.
+    rewards: (num_prompts, num_rewrites, num_responses). Each response is counted under the weights that the others
+    give, so that no rewrite is praised for the luck of the responses that chose it; a single one is taken as exact.
+    prior: as for tilt.
     """
     rewards = np.asarray(rewards, float)
-    picks = np.random.default_rng(seed).integers(len(rewards), size=(num_resamples, len(rewards)))
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    rows = []
-    for kl_weight in kl_weights:
-        plug_in = optimum(rewards.mean(-1), kl_weight, prior)
-        kl, reward = _cross_fit(rewards, kl_weight, prior)
-        row = {"kl_weight": float(kl_weight)}
-        for name, each in (("kl", kl), ("reward", reward)):
-            low, high = np.quantile(each[picks].mean(-1), ends) if len(each) > 1 else (np.nan, np.nan)
-            row |= {name: float(each.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
-        row |= {"reward_plug_in": float(plug_in.reward.mean()), "value": float(plug_in.value.mean())}
-        rows.append(row | {"effective_samples": float(plug_in.effective_samples.mean())})
-    return rows
+    start = rewards.mean((1, 2)) if prior is None else (np.asarray(prior) * rewards.mean(-1)).sum(-1)
+    return np.stack([start, *(_crossed(rewards, kl_weight, prior) for kl_weight in kl_weights)])
 
 
-def _cross_fit(rewards, kl_weight: float, prior):
-    """(KL, reward) per prompt of the prompter tilted by one half of the responses and rewarded by the other half."""
-    if rewards.shape[-1] < 2:
-        only = optimum(rewards.mean(-1), kl_weight, prior)
-        return only.kl, only.reward
-    halves = rewards[..., ::2].mean(-1), rewards[..., 1::2].mean(-1)  # (num_prompts, num_rewrites) each
-    best = [optimum(half, kl_weight, prior) for half in halves]
-    crossed = [(each.weights * other).sum(-1) for each, other in zip(best, reversed(halves), strict=True)]
-    return (best[0].kl + best[1].kl) / 2, (crossed[0] + crossed[1]) / 2
+def distance(earned, kl_weights) -> np.ndarray:
+    """KL(ρ* ‖ ρ_sft) at λ = ∞ and at each λ from the rewards there, (1 + num_levels, …), nats: KL = ∫ b dJ, b = 1/λ.
+
+    Holds since d log Z / db = E_ρ*[R]. The KL of weights that were made of noisy rewards would count their luck as
+    distance; this takes rewards alone. With `crossed` it is unbiased, but for the number of rewrites, where the noise
+    is the same for all of them: tilting by R plus such noise is, averaged over the noise, tilting by R. Where it
+    differs between rewrites KL comes out too large. kl_weights: from large to small, the first far above the rewards'
+    spread; trapezoids between.
+    """
+    inverse = np.concatenate([[0.0], 1 / np.asarray(kl_weights, float)])
+    steps = np.diff(earned, axis=0) * ((inverse[1:] + inverse[:-1]) / 2).reshape(-1, *[1] * (np.ndim(earned) - 1))
+    return np.concatenate([np.zeros_like(earned[:1]), steps.cumsum(0)])
+
+
+def _crossed(rewards: np.ndarray, kl_weight: float, prior) -> np.ndarray:
+    """(num_prompts,) reward of the prompter tilted by all responses but one, on that one, averaged over which."""
+    num = rewards.shape[-1]
+    if num == 1:
+        return (tilt(rewards[..., 0], kl_weight, prior) * rewards[..., 0]).sum(-1)
+    others = (rewards.sum(-1, keepdims=True) - rewards) / (num - 1)
+    each = [(tilt(others[..., i], kl_weight, prior) * rewards[..., i]).sum(-1) for i in range(num)]
+    return np.mean(each, axis=0)
+
+
+class Tilted(NamedTuple):
+    """ρ* of one λ from samples, each field (num_prompts,): its reward, λ KL(ρ* ‖ ρ_sft), and what tells whether the
+    samples are enough: by how much the jackknife corrected both, and 1 / Σ weights²."""
+
+    reward: np.ndarray
+    tilting: np.ndarray
+    reward_correction: np.ndarray
+    tilting_correction: np.ndarray
+    effective_samples: np.ndarray
+
+
+def tilted(rewards, kl_weight: float, prior=None) -> Tilted:
+    """`crossed` and `distance` at one λ, corrected for the number of samples by a jackknife over groups of rewrites.
+
+    rewards: (num_prompts, num_rewrites ≥ 2, num_responses). What N samples cannot hold, nothing corrects: with few
+    effective samples, or a correction above the standard error, the estimate is not to be trusted.
+    """
+    rewards = np.asarray(rewards, float)
+    num = rewards.shape[1]
+    path = np.geomspace(30 * max(rewards.std(), kl_weight), _check(kl_weight), 24)
+    prior = np.full(rewards.shape[:2], 1 / num) if prior is None else np.asarray(prior, float)
+
+    def at_the_end(kept):
+        earned = crossed(rewards[:, kept], path, prior[:, kept] / prior[:, kept].sum(-1, keepdims=True))
+        return np.stack([earned[-1], kl_weight * distance(earned, path)[-1]])
+
+    groups = min(num, _GROUPS)
+    whole = at_the_end(np.arange(num))
+    without = np.mean([at_the_end(np.arange(num) % groups != group) for group in range(groups)], axis=0)
+    correction = (groups - 1) * (whole - without)
+    others = [np.delete(rewards, i, -1) for i in range(rewards.shape[-1])] if rewards.shape[-1] > 1 else [rewards]
+    effective = np.mean([optimum(each.mean(-1), kl_weight, prior).effective_samples for each in others], axis=0)
+    (reward, tilting), (of_reward, of_tilting) = whole + correction, correction
+    return Tilted(reward, tilting, of_reward, of_tilting, effective)
 
 
 def mixture_prior(log_ratios, num_initial: int) -> np.ndarray:
@@ -203,24 +236,42 @@ def bound(rewards, frozen, rewritten, prior, kl_weight: float, beta: float) -> B
     return Bound(difference, first, second, third, first + second - third, float(shift), float(max_reward))
 
 
-def bound_from_samples(own_rewards, rewards, log_ratios, kl_weight: float, beta: float) -> Bound[np.ndarray]:
+def density_ratio(rewards, kl_weight: float, num_initial: int, prior=None) -> np.ndarray:
+    """ρ*(x_i) / ρ_sft(x_i) = exp(R_i / λ) / Z of each of the first num_initial samples, Z from all others.
+
+    rewards, prior: (num_prompts, num_samples ≥ 2). Returns (num_prompts, num_initial). A sample that stood in its own
+    Z would hide how rare it is.
+    """
+    log_weights = np.broadcast_to(_log_weights(rewards, kl_weight, prior)[:, None, :], _square(rewards, num_initial))
+    own = np.eye(log_weights.shape[-1], dtype=bool)[:num_initial]
+    others = np.where(own, -np.inf, log_weights)
+    top = others.max(-1)
+    log_z = top + np.log(np.exp(others - top[..., None]).sum(-1))
+    share = np.full_like(rewards, 1 / np.shape(rewards)[-1]) if prior is None else np.asarray(prior, float)
+    log_z = log_z - np.log1p(-share[:, :num_initial])
+    return np.exp(np.asarray(rewards, float)[:, :num_initial] / kl_weight - log_z)
+
+
+def _square(rewards, num_initial: int) -> tuple[int, int, int]:
+    num_prompts, num_samples = np.shape(rewards)
+    return num_prompts, num_initial, num_samples
+
+
+def bound_from_samples(
+    oracle: Tilted, prompted: Tilted, oracle_ratio, log_ratios, shift: float, max_reward: float
+) -> Bound[np.ndarray]:
     """Theorem 6.1, Eq. (11), estimated for models; each field but shift and max_reward (num_prompts,): average them.
 
-    own_rewards: (num_prompts, num_own) r(x, y) of y ~ π_F(·|x);
-    rewards: (num_prompts, num_rewrites, num_responses) r(x, y) of x' ~ ρ_sft(·|x), y ~ π_F(·|x');
+    oracle, prompted: π* at β over responses to x, ρ* at λ over rewrites of x;
+    oracle_ratio: (num_prompts, num_own) π*(y|x) / π_F(y|x) of y ~ π_F(·|x);
     log_ratios: (num_prompts, num_rewrites, num_own) log π_F(y|x') − log π_F(y|x) of the own responses, nats, NaN where
-    the responder tells no probabilities. Expectations over π* and ρ* are self-normalised; d_TV is E_P[(1 − Q/P)₊].
-    Rewards are shifted by the smallest seen, r_max is the largest seen after that.
+    the responder tells no probabilities. d_TV(P, Q) is E_P[(1 − Q/P)₊]. shift, max_reward: smallest reward seen, and
+    the largest less that one.
     """
-    own_rewards, rewards = np.asarray(own_rewards, float), np.asarray(rewards, float)
-    shift = min(own_rewards.min(), rewards.min())
-    max_reward = max(own_rewards.max(), rewards.max()) - shift
-    oracle, best = optimum(own_rewards, beta), optimum(rewards.mean(-1), kl_weight)
-    ratio = oracle.weights * own_rewards.shape[-1]  # π*(y|x) / π_F(y|x) of each own response
-    first = max_reward * np.maximum(1 - ratio, 0).mean(-1)
+    first = max_reward * np.maximum(1 - np.asarray(oracle_ratio), 0).mean(-1)
     second = max_reward * estimate_total_variation(np.zeros_like(log_ratios), log_ratios).mean(-1)
-    third = kl_weight * best.kl
-    return Bound(oracle.reward - best.reward, first, second, third, first + second - third, shift, max_reward)
+    right = first + second - prompted.tilting
+    return Bound(oracle.reward - prompted.reward, first, second, prompted.tilting, right, shift, max_reward)
 
 
 def budget(epsilon_1: Number, epsilon_2: float, kl_weight: float, max_reward: float = 1.0) -> Number:
@@ -244,8 +295,9 @@ def _log_partition(rewards, kl_weight: float, prior) -> np.ndarray:
     return (top + np.log(np.exp(weights - top).sum(-1, keepdims=True)))[..., 0]
 
 
-def _check(kl_weight: float) -> None:
+def _check(kl_weight: float) -> float:
     if not kl_weight > 0:
         raise ValueError(
             f"kl_weight {kl_weight}: wanted λ > 0; the limit λ → 0 is the best rewrite, taken without tilting"
         )
+    return kl_weight

@@ -113,26 +113,62 @@ def test_frontier_rises_and_lies_above_every_prompter_of_the_same_kl():
             assert (other * rewards).sum(-1).mean() <= np.interp(at, kl, reward) + 0.02
 
 
-def test_attainable_curve_of_two_rewrites_by_hand():
-    """λ = 1/ln 3. Responses of the first rewrite 0 and 1, of the second 1 and 0: each half prefers the rewrite that the
-    other half finds worse, so cross-fitting earns ¼ where the plug-in, whose means are equal, says ½."""
-    (row,) = theory.attainable([[[0.0, 1.0], [1.0, 0.0]]], [1 / math.log(3)])
-    assert row["reward"] == pytest.approx(0.25) and row["reward_plug_in"] == pytest.approx(0.5)
-    assert row["kl"] == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
-    assert math.isnan(row["reward_low"]) and math.isnan(row["kl_high"])  # one prompt: no interval
+def test_crossed_rewards_and_their_distance_of_two_rewrites_by_hand():
+    """λ = 1/ln 3. Responses of the first rewrite 0 and 1, of the second 1 and 0: each response prefers the rewrite that
+    the other finds worse, so crossing earns ¼ where the start earns ½. One trapezoid: (0 + ln 3)/2 · (¼ − ½)."""
+    weights = [1 / math.log(3)]
+    earned = theory.crossed([[[0.0, 1.0], [1.0, 0.0]]], weights)
+    assert earned.tolist() == [[0.5], [pytest.approx(0.25)]]
+    assert theory.distance(earned, weights).tolist() == [[0.0], [pytest.approx(-math.log(3) / 8)]]
 
 
-def test_attainable_curve_brackets_the_exact_one():
-    """400 prompts alike, 5 rewrites with known means, noisy rewards: cross-fitted below, plug-in above, both close."""
+def test_without_noise_the_distance_along_the_curve_is_the_kl_of_its_weights():
+    rewards = np.random.default_rng(1).normal(size=(4, 6, 1))
+    weights = np.geomspace(100, 0.05, 80)
+    earned = theory.crossed(rewards, weights)
+    exact = theory.frontier(rewards[..., 0], weights)
+    assert earned[1:].mean(-1) == pytest.approx(np.array([row["reward"] for row in exact]))
+    assert theory.distance(earned, weights)[1:].mean(-1) == pytest.approx(
+        np.array([row["kl"] for row in exact]), abs=0.01
+    )
+
+
+def test_with_noise_both_meet_the_exact_curve_where_the_weights_own_kl_does_not():
+    """400 prompts alike, 5 rewrites of known means, responses with as much noise as the rewrites differ."""
     rng = np.random.default_rng(5)
     means, prior = np.array([0.0, 0.5, 1.0, 1.5, 2.0]), np.full(5, 0.2)
-    drawn = rng.choice(5, p=prior, size=(400, 64))
-    noisy = means[drawn][..., None] + rng.normal(size=(400, 64, 4))
-    for row in theory.attainable(noisy, [0.3, 1.0, 4.0], num_resamples=200):
-        exact = theory.optimum(means, row["kl_weight"], prior)
-        assert row["reward"] - 0.02 < exact.reward < row["reward_plug_in"] + 0.02
-        assert row["reward_low"] < row["reward"] < row["reward_high"] and row["kl_low"] < row["kl"] < row["kl_high"]
-        assert row["reward_plug_in"] - row["reward"] < 1.3
+    noisy = means[rng.choice(5, p=prior, size=(400, 64))][..., None] + 0.7 * rng.normal(size=(400, 64, 2))
+    weights = np.geomspace(40, 0.5, 30)
+    earned = theory.crossed(noisy, weights)
+    exact, plug_in = theory.optimum(means, 0.5, prior), theory.optimum(noisy.mean(-1), 0.5)
+    assert earned[-1].mean() == pytest.approx(exact.reward, abs=0.05)
+    assert theory.distance(earned, weights)[-1].mean() == pytest.approx(exact.kl, abs=0.08)
+    assert plug_in.reward.mean() > exact.reward + 0.2 and plug_in.kl.mean() > exact.kl + 0.2
+
+
+def test_tilting_noise_alone_earns_nothing_and_goes_nowhere():
+    """Rewriting changes nothing, λ a fifth of the noise: J of the start, KL 0, where the plug-in praises luck."""
+    noise = np.random.default_rng(2).normal(size=(400, 32, 2))
+    found = theory.tilted(noise, 0.2)
+    assert found.reward.mean() == pytest.approx(0, abs=0.1) and found.tilting.mean() == pytest.approx(0, abs=0.06)
+    assert theory.optimum(noise.mean(-1), 0.2).reward.mean() > 1.2 and found.effective_samples.mean() < 4
+
+
+def test_the_jackknife_moves_a_tilt_of_few_samples_towards_the_truth():
+    """Normal R of SD 1 at λ = 1: J = 1 and KL = ½ exactly; 32 samples alone fall short of both."""
+    rewards = np.random.default_rng(3).normal(size=(1000, 32, 1))
+    found = theory.tilted(rewards, 1.0)
+    plain = found.reward - found.reward_correction, found.tilting - found.tilting_correction
+    assert abs(found.reward.mean() - 1.0) < 0.5 * abs(plain[0].mean() - 1.0) < 0.1
+    assert abs(found.tilting.mean() - 0.5) < 0.5 * abs(plain[1].mean() - 0.5) < 0.05
+
+
+def test_density_ratio_by_hand():
+    """exp(R/λ) is 1, 2 and 4; Z of each is the mean of the others'; under a prior of ½, ¼, ¼ their weighted mean."""
+    rewards = np.log([[1.0, 2.0, 4.0]])
+    assert theory.density_ratio(rewards, 1.0, 3)[0] == pytest.approx([1 / 3, 2 / 2.5, 4 / 1.5])
+    weighed = theory.density_ratio(rewards, 1.0, 2, np.array([[0.5, 0.25, 0.25]]))
+    assert weighed[0] == pytest.approx([1 / 3, 2 / ((0.5 + 1) / 0.75)])
 
 
 def test_mixture_prior_by_hand_and_without_a_second_prompter():
@@ -150,21 +186,12 @@ def test_draws_of_a_trained_prompter_carry_the_curve_where_the_untrained_ones_en
     first, second = rng.choice(3, p=prior, size=(200, 32)), rng.choice(3, p=moved, size=(200, 16))
     drawn = np.concatenate([first, second], axis=1)
     weights = theory.mixture_prior(np.log(moved / prior)[drawn], 32)
-    (both,) = theory.attainable(means[drawn][..., None], [0.4], weights, num_resamples=50)
-    (alone,) = theory.attainable(means[first][..., None], [0.4], num_resamples=50)
+    path = np.geomspace(100, 0.4, 60)
+    both, alone = theory.crossed(means[drawn][..., None], path, weights), theory.crossed(means[first][..., None], path)
     exact = theory.optimum(means, 0.4, prior)
-    assert exact.kl > 5 and both["kl"] == pytest.approx(exact.kl, abs=0.15)
-    assert both["reward"] == pytest.approx(exact.reward, abs=0.05) and both["reward"] > alone["reward"] + 2
-    (start,) = theory.attainable(means[drawn][..., None], [1e6], weights, num_resamples=50)
-    assert start["reward"] == pytest.approx(means @ prior, abs=0.03) and start["kl"] < 1e-6
-
-
-def test_one_response_has_nothing_to_cross():
-    rewards = np.random.default_rng(1).normal(size=(4, 6, 1))
-    for row, exact in zip(
-        theory.attainable(rewards, [0.5, 2.0]), theory.frontier(rewards[..., 0], [0.5, 2.0]), strict=True
-    ):
-        assert {name: row[name] for name in exact} == pytest.approx(exact) and row["reward"] == row["reward_plug_in"]
+    assert exact.kl > 5 and theory.distance(both, path)[-1].mean() == pytest.approx(exact.kl, abs=0.15)
+    assert both[-1].mean() == pytest.approx(exact.reward, abs=0.05) and both[-1].mean() > alone[-1].mean() + 2
+    assert both[0].mean() == pytest.approx(means @ prior, abs=0.03)
 
 
 def enumerable(rng, responses=5, rewrites=3):
@@ -175,23 +202,28 @@ def enumerable(rng, responses=5, rewrites=3):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sampled_bound_agrees_with_the_enumerated_one(seed):
-    """20,000 own responses, 300 rewrites × 600 responses of a policy that can be enumerated."""
+    """2,000 own responses, 300 rewrites × 600 responses of a policy that can be enumerated."""
     rng = np.random.default_rng(seed)
     rewards, frozen, rewritten, prior = enumerable(rng)
     exact = theory.bound(rewards, frozen, rewritten, prior, 0.4, 0.6)
-    own = rng.choice(5, p=frozen[0], size=20_000)
+    own = rng.choice(5, p=frozen[0], size=2000)
     drawn = rng.choice(3, p=prior[0], size=300)
     told = np.stack([rng.choice(5, p=rewritten[0, each], size=600) for each in drawn])
     with np.errstate(divide="ignore"):
         log_ratios = np.log(rewritten[0, drawn][:, own]) - np.log(frozen[0, own])
-    found = theory.bound_from_samples(rewards[:, own], rewards[0][told][None], log_ratios[None], 0.4, 0.6)
+    heard = rewards[0][told][None]  # (1, rewrites, responses)
+    best, rewrite = theory.tilted(rewards[:, own[:300]][..., None], 0.6), theory.tilted(heard[..., ::100], 0.4)
+    ratio, seen = theory.density_ratio(rewards[:, own], 0.6, len(own)), np.append(heard.ravel(), rewards[0, own])
+    found = theory.bound_from_samples(best, rewrite, ratio, log_ratios[None], seen.min(), np.ptp(seen))
     for name in ("gap", "finetuning", "rewriting", "tilting", "right_side"):
         assert getattr(found, name)[0] == pytest.approx(getattr(exact, name), abs=0.12 * exact.max_reward), name
     assert found.max_reward <= exact.max_reward + 1e-12 and found.gap[0] <= found.right_side[0]
 
 
 def test_bound_without_probabilities_keeps_what_is_known():
-    found = theory.bound_from_samples([[0.0, 1.0]], [[[0.5], [1.5]]], [[[np.nan] * 2] * 2], 0.5, 0.5)
+    best, rewrite = theory.tilted([[[0.0], [1.0]]], 0.5), theory.tilted([[[0.5], [1.5]]], 0.5)
+    ratio = theory.density_ratio([[0.0, 1.0]], 0.5, 2)
+    found = theory.bound_from_samples(best, rewrite, ratio, [[[np.nan] * 2] * 2], 0.0, 1.5)
     assert np.isnan(found.rewriting).all() and np.isnan(found.right_side).all()
     assert np.isfinite([found.gap, found.finetuning, found.tilting]).all() and found.max_reward == 1.5
 

@@ -9,8 +9,8 @@ from nbutils.report.plots.parts import arm_color
 
 CURVE = pd.DataFrame(
     {
-        "kl": [0.0, 1.0, 2.0], "reward": [0.0, 2.0, 2.5], "reward_plug_in": [0.0, 2.1, 2.7],
-        "reward_low": [-0.2, 1.8, 2.2], "reward_high": [0.2, 2.2, 2.8],
+        "kl": [0.0, 1.0, 2.0], "reward": [0.0, 2.0, 2.5], "kl_plug_in": [0.0, 1.2, 2.3],
+        "reward_plug_in": [0.0, 2.1, 2.7], "reward_low": [-0.2, 1.8, 2.2], "reward_plug_in_high": [0.2, 2.3, 3.0],
     }
 )  # fmt: skip
 

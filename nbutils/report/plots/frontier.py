@@ -25,13 +25,13 @@ _MOST_NAMES = 3  # of trainings that are not joined
 
 
 def reward_kl_frontier(curves, points, lines=None):
-    """Attainable reward by KL as a curve with its band, trained policies as points on the way, other arms as lines.
+    """The band that attainable reward lies in, by KL; trained policies as points on the way, other arms as lines.
 
     curves: rows of frontier.attainable, points: rows of frontier.points with `arm` and `label` (empty: no text beside
     it), lines: rows of arm and reward; all with a column `panel` (one panel each; absent: one). Each KL axis says what
     it is per (points' kl_per, rewrite or response): nats of the two do not compare.
     """
-    curves, points = (named(frame(each), "panel", "arm", "label", "kl_per") for each in (curves, points))
+    curves, points = (named(frame(each), "panel", "arm", "label", "kl_per", "sampling") for each in (curves, points))
     lines = named(frame(lines if lines is not None else []), "panel", "arm")
     if not len(points) or not np.isfinite(numbers(points, "kl")).any():
         return nothing(_TITLE, "no samples of the untrained and the trained policy")
@@ -54,10 +54,12 @@ def reward_kl_frontier(curves, points, lines=None):
 
 def _subtitle(points: pd.DataFrame) -> str:
     apart = " · nats of rewrites and of responses do not compare" if points["kl_per"].nunique() > 1 else ""
+    samplings = [each for each in dict.fromkeys(points["sampling"]) if each]
+    sampled = f" · all sampled at {samplings[0]}" if len(samplings) == 1 else ""
     return (
-        f"n = {span(numbers(points, 'num_prompts'))} held-out prompts · grey: the closed form of Lemma 5.1 over "
-        "samples, at every λ (line cross-fitted, dashed the same responses twice) · dotted: checkpoints in order, or "
-        f"trainings by λ · 95% bootstrap intervals over prompts{apart}"
+        f"n = {span(numbers(points, 'num_prompts'))} held-out prompts{sampled} · grey: attainable by Lemma 5.1, "
+        "between the line (samples cross-fitted) and the dashes (noise counted as effect), pale with 95% bootstrap "
+        f"ends · dotted: checkpoints in order, or trainings by λ · crosses: 95% intervals over prompts{apart}"
     )
 
 
@@ -76,15 +78,19 @@ def _panel(axis, curve: pd.DataFrame, points: pd.DataFrame, lines: pd.DataFrame)
 
 
 def _attainable(axis, curve: pd.DataFrame) -> None:
-    kl, reward = numbers(curve, "kl"), numbers(curve, "reward")
-    axis.fill_between(
-        kl, numbers(curve, "reward_low"), numbers(curve, "reward_high"), color="#b9b9b9", alpha=0.35, lw=0, zorder=1
-    )
-    axis.plot(kl, reward, color="#7d7d7d", lw=2, zorder=2)
-    axis.plot(kl, numbers(curve, "reward_plug_in"), color="#7d7d7d", lw=1, ls=(0, (3, 2)), zorder=2)
+    kl_high, high = numbers(curve, "kl_plug_in"), numbers(curve, "reward_plug_in")
+    axis.plot(kl_high, high, color="#7d7d7d", lw=1, ls=(0, (3, 2)), zorder=2)
+    kl, low = numbers(curve, "kl"), numbers(curve, "reward")
+    if np.isfinite(low).any():
+        axis.plot(kl, low, color="#7d7d7d", lw=2, zorder=2)
+        at = np.union1d(kl, kl_high)
+        between = [np.interp(at, *each) for each in ((kl, low), (kl_high, high))]
+        ends = (kl, numbers(curve, "reward_low")), (kl_high, numbers(curve, "reward_plug_in_high"))
+        axis.fill_between(at, *between, color="#b9b9b9", alpha=0.6, lw=0, zorder=1)
+        axis.fill_between(at, *(np.interp(at, *each) for each in ends), color="#b9b9b9", alpha=0.25, lw=0, zorder=1)
     place = {"textcoords": "offset points", "ha": "left", "va": "top", "size": 8.5, "color": FAINT}
-    middle = int(np.searchsorted(kl, 0.12 * kl[-1]))
-    axis.annotate("attainable", (kl[middle], reward[middle]), (9, -6), **place)
+    middle = int(np.searchsorted(kl_high, 0.12 * kl_high[-1]))
+    axis.annotate("attainable", (kl_high[middle], high[middle]), (9, -6), **place)
 
 
 def _path(axis, points: pd.DataFrame, color: str) -> None:
