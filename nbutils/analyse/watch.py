@@ -2,7 +2,8 @@
 
 The reward model taught the policy; the judge did not. Both are set against the untrained policy on the same held-out
 prompts, draw by draw with the same noise, so that a policy that never moved differs from it nowhere. The win rate is
-read at equal length too (ratings.length_controlled_win_rate), since a longer response alone may please both referees.
+read at equal length too (ratings.length_controlled_win_rate; here in words, so for scripts that have blanks), since a
+longer response alone may please both referees.
 
 The rule, for the last snapshot and 95% intervals over prompts: the reward is up (down) where the interval of its gain
 lies above (below) 0, the judge is up (down) where that of the win rate at equal length lies above (below) one half.
@@ -10,7 +11,8 @@ One that holds both one half and three quarters (CLEAR, a rule of thumb) tells n
 
     both up        both are
     watch out      the reward is up and the judge is not: it is down, or its interval holds one half and no clear win
-    nothing moved  both intervals hold their even point, the judge's no clear win; or the gain is 0 on every prompt
+    nothing moved  both intervals hold their even point, the judge's no clear win; a gain of 0 on each of MIN_PROMPTS
+                   prompts or more counts as such an interval
     no gain        the reward is down, or not shown to move while the judge is up or down
     not known      anything else: the judge's interval is that wide, or one of the two has none, since there are too few
                    prompts or nothing was scored
