@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbutils.analyse import agreement, choosing, differences, health, stats
+from nbutils.analyse import agreement, choosing, differences, health, stats, watch
 from nbutils.analyse.choosing import ANY, Choice
 from nbutils.data import labels
 from nbutils.experiment import paths, records
@@ -129,17 +129,22 @@ def histories(run: Step, cells: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Probed:
-    """One training step's samples (records.Sample) and shifts (records.Shift), and the parameters that they came by."""
+    """One training step's samples (records.Sample) and shifts (records.Shift), and the parameters that they came by.
+
+    verdicts: the judge's on these samples (records.Verdict), empty where it was not asked.
+    """
 
     cell: str
     arm: str
     parameters: dict
     samples: pd.DataFrame
     shifts: pd.DataFrame
+    verdicts: pd.DataFrame
 
 
 def probes(run: Step, cells: list[str]) -> list[Probed]:
-    """What 02_train_alignpro sampled for the reward-KL frontier, of every finished training in cells that has it."""
+    """What 02_train_alignpro sampled for the reward-KL frontier, of every finished training in cells that has it, and
+    what the judge said of it."""
     found = []
     for path in _found(run, cells, "samples.jsonl"):
         manifest = read_manifest(path.parent)
@@ -147,8 +152,17 @@ def probes(run: Step, cells: list[str]) -> list[Probed]:
         if manifest is None or samples.empty:
             continue
         shifts = _rows(run.input(path.with_name("shifts.jsonl"), path.parent.name), records.Shift, "")
-        found.append(Probed(path.parent.parent.name, path.parent.name, manifest["parameters"], samples, shifts))
+        named = path.parent.parent.name, path.parent.name, manifest["parameters"]
+        watched = path.with_name("watch.jsonl")
+        judged = run.input(watched, path.parent.name) if watched.exists() else None  # older trainings have none
+        verdicts = pd.DataFrame(records.read_rows(judged) if judged else [])
+        found.append(Probed(*named, samples, shifts, verdicts))
     return found
+
+
+def watched(run: Step, cells: list[str], seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """watch.overview of every training in cells that has samples."""
+    return watch.overview(probes(run, cells), seed)
 
 
 def benchmarks(run: Step, cells: list[str], steps: list[str]) -> tuple[list[dict], list[dict]]:

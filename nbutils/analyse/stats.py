@@ -62,7 +62,7 @@ def _combine(rows: list[dict]) -> dict:
         verdict = _verdict_for(arm_a, row)
         known = by_first.setdefault(row["first_shown"], (verdict, row.get("reason")))
         if known[0] != verdict:
-            raise ValueError(f"{_name(row)}: wanted one verdict per order, got {known[0]} and {verdict}: judge again")
+            raise ValueError(f"{name_of(row)}: wanted one verdict per order, got {known[0]} and {verdict}: judge again")
     first, second = (by_first.get(arm, ("unscored", "order missing")) for arm in (arm_a, arm_b))
     outcome, flipped = first[0] if first[0] == second[0] else "tie", first[0] != second[0]
     reason = None
@@ -77,15 +77,18 @@ def _combine(rows: list[dict]) -> dict:
 def _verdict_for(arm: str, row: dict) -> str:
     """The row's verdict from the point of view of `arm`."""
     if row["verdict"] not in OPPOSITE:
-        raise ValueError(f"{_name(row)}: wanted verdict win, lose, tie or unscored, got {row['verdict']!r}")
+        raise ValueError(f"{name_of(row)}: wanted verdict win, lose, tie or unscored, got {row['verdict']!r}")
     if row["arm_a"] == row["arm_b"]:
-        raise ValueError(f"{_name(row)}: wanted two arms, got {row['arm_a']!r} twice: give the copy a name of its own")
+        raise ValueError(
+            f"{name_of(row)}: wanted two arms, got {row['arm_a']!r} twice: give the copy a name of its own"
+        )
     if row["first_shown"] not in (row["arm_a"], row["arm_b"]):
-        raise ValueError(f"{_name(row)}: wanted first_shown to be one of the two arms, got {row['first_shown']!r}")
+        raise ValueError(f"{name_of(row)}: wanted first_shown to be one of the two arms, got {row['first_shown']!r}")
     return row["verdict"] if row["arm_a"] == arm else OPPOSITE[row["verdict"]]
 
 
-def _name(row: dict) -> str:
+def name_of(row: dict) -> str:
+    """Which verdict a row is, for errors."""
     return f"verdict on prompt {row['prompt_id']}, {row['arm_a']} against {row['arm_b']}, sample {row['sample']}"
 
 

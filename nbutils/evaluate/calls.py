@@ -8,12 +8,13 @@ import statistics
 from dataclasses import dataclass
 
 from nbutils.collect import invent
+from nbutils.evaluate import watching
 from nbutils.evaluate.arms import links
 from nbutils.models import references, spending, templates
 from nbutils.models.spending import Estimate, Limits
 
 PROMPT_TOKENS = 100  # that a prompt is taken to have, where nobody has counted
-_ASKED = {"01": ("prompter", "responder"), "02": ("responder",), "03": ("responder",)}
+_ASKED = {"01": ("prompter", "responder"), "02": ("responder", "judge"), "03": ("responder",)}
 _ASKED |= {"04": ("prompter", "responder", "judge")}
 _LOOKED_AT = 4  # prompts that 02 and 03 send through the arms that they show
 
@@ -123,7 +124,9 @@ class _Step:
         return [Calls((*each, kind, tries), tokens, short) for kind, tokens in zip(kinds, read, strict=True)]
 
     def training(self, name: str) -> list[Calls]:
-        """02: responses in training, for the reference, and for the frontier."""
+        """02: responses in training, for the reference and the frontier; the judge's verdicts on its snapshots."""
+        if name == "judge":
+            return self._watching()
         get, response = self._get, self._get("max_response_tokens")
         batch = (get("num_steps"), "steps"), (get("prompts_per_step"), "prompts")
         factors = (*batch, (get("rewrites_per_prompt"), "rewrites"), (get("num_responses", 1), "responses"))
@@ -132,12 +135,32 @@ class _Step:
             reference = (get("reference_responses"), "responses to the prompts themselves")
             found.append(Calls((*batch, reference), self.prompt, response))
         if get("frontier_prompts"):
-            sets, draws = len(get("prompt_sets", [])) or 1, get("frontier_rewrites")
-            checkpoints, after = -(-get("num_steps") // get("save_steps", 1)), max(2, draws // 4)
-            each = draws + (draws + checkpoints * after) * get("frontier_responses", 1)
-            prompts = (-(-get("frontier_prompts") // sets) * sets, "frontier prompts")
+            held_out, checkpoints, after = self._held_out()
+            each = get("frontier_rewrites")
+            each += (each + checkpoints * after) * get("frontier_responses", 1)
+            prompts = (held_out, "frontier prompts")
             found.append(Calls((prompts, (each, "responses")), get("max_rewrite_tokens"), response))
         return [*found, *self.showing(name, 2)]
+
+    def _held_out(self) -> tuple[int, int, int]:
+        """02's held-out prompts, the checkpoints that answer them, the draws of each."""
+        get, sets = self._get, len(self._get("prompt_sets", [])) or 1
+        checkpoints = -(-get("num_steps") // get("save_steps", 1))
+        return -(-get("frontier_prompts") // sets) * sets, checkpoints, max(2, get("frontier_rewrites") // 4)
+
+    def _watching(self) -> list[Calls]:
+        """02: each checkpoint's responses against the untrained policy's."""
+        if not watching.is_on(self.parameters):
+            return []
+        prompts, checkpoints, after = self._held_out()
+        draws = (min(self._get("watch_responses"), after), "responses")
+        factors = (prompts, "frontier prompts"), (checkpoints, "snapshots"), draws, (2, "orders")
+        return [Calls(factors, *self._verdict_tokens())]
+
+    def _verdict_tokens(self) -> tuple[int, int]:
+        """Tokens that a judge reads and writes in one call."""
+        template = self._template(self._get("judge_template", "judge_pairwise"))
+        return template + self.prompt + 2 * self._get("max_response_tokens"), self._get("max_judge_tokens")
 
     def showing(self, name: str, num_arms: int = 1) -> list[Calls]:
         """02 and 03: responses to look at."""
@@ -168,8 +191,7 @@ class _Step:
     def _judging(self, arms: list[str], each: tuple) -> list[Calls]:
         """The arms against the baseline, further pairs, and the judge's own trial."""
         get, both = self._get, (2, "orders")
-        template = self._template(get("judge_template", "judge_pairwise"))
-        tokens = template + self.prompt + 2 * get("max_response_tokens"), get("max_judge_tokens")
+        tokens = self._verdict_tokens()
         others = len([arm for arm in arms if arm != get("baseline", "")])
         found = [Calls((*each, both, (others, "arms against the baseline")), *tokens)]
         number = math.comb(others, 2) if "all" in get("pairs", []) else len(get("pairs", []))

@@ -3,7 +3,7 @@
 A judge is any model that answers messages, `reward:<model>` for a reward model (the higher reward wins), or several of
 these, whose majority decides. Raw texts are stored; verdicts are parsed from them on reading, so that a parser's fix
 costs no call. A response that is missing, a call that failed or a text without a clear verdict is `unscored` with a
-reason, never a tie.
+reason, never a tie. A reward model's verdict carries a preference too, by Eq. 1: σ(r(x, y) − r(x, y')).
 """
 
 import itertools
@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from scipy.special import expit
+
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Answer, Verdict
-from nbutils.models import scoring
+from nbutils.models import references, scoring
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import generate
 from nbutils.models.references import REWARD
@@ -105,11 +107,12 @@ def _jury(votes: list[Verdict]) -> Verdict:
     counts = Counter(vote.verdict for vote in votes)
     scored = len(votes) - counts.pop("unscored", 0)
     raw = "\n\n".join(f"{vote.judge}: {vote.verdict}\n{vote.raw}" for vote in votes)
+    whole = replace(votes[0], judge=JURY, raw=raw, preference=None)
     if 2 * scored <= len(votes):
         reasons = "; ".join(f"{vote.judge}: {vote.reason}" for vote in votes if vote.reason)
-        return replace(votes[0], judge=JURY, verdict="unscored", reason=reasons, raw=raw)
+        return replace(whole, verdict="unscored", reason=reasons)
     verdict = next((name for name, number in counts.items() if 2 * number > scored), "tie")
-    return replace(votes[0], judge=JURY, verdict=verdict, reason=None, raw=raw)
+    return replace(whole, verdict=verdict, reason=None)
 
 
 def read_pairs(texts: list[str], arms: list[str], baseline: str) -> list[tuple[str, str]]:
@@ -132,7 +135,7 @@ def read_pairs(texts: list[str], arms: list[str], baseline: str) -> list[tuple[s
 
 
 def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: int) -> list[tuple]:
-    """(letter or None, reason, raw text) of one judge on each (first, second) answer."""
+    """(letter or None, reason, raw text, preference or None) of one judge on each (first, second) answer."""
     if judge.startswith(REWARD):
         return _by_reward(judge.removeprefix(REWARD), shown, panel, journal, label)
     requests = [request(panel.template, first, second) for first, second in shown]
@@ -140,24 +143,28 @@ def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: 
     return [_read(made, panel.tie_margin) for made in texts]
 
 
-def _read(made: Generation, margin: float) -> tuple[str | None, str | None, str]:
+def _read(made: Generation, margin: float) -> tuple[str | None, str | None, str, None]:
     letter, reason = (None, made.reason) if made.reason is not None else read_verdict(made.text, margin)
-    return letter, reason, made.text
+    return letter, reason, made.text, None
 
 
 def _by_reward(model: str, shown: list[tuple], panel: Panel, journal, label) -> list[tuple]:
-    """A reward model's verdicts: by the sign of the difference of r(x, y), a tie up to the panel's margin."""
+    """A reward model's verdicts: by the sign of the difference of r(x, y), a tie up to the panel's margin.
+
+    A Python function's rewards are no log-odds: its verdicts carry no preference.
+    """
     answers = [answer for pair in shown for answer in pair]
     prompts, responses = [a.prompt for a in answers], [a.response for a in answers]
     found = scoring.score(model, prompts, responses, panel.runtime, journal, label)
-    heard: list[tuple[str | None, str | None, str]] = []
+    learnt = references.kind(model) != "callable"
+    heard: list[tuple[str | None, str | None, str, float | None]] = []
     for first, second in zip(found[::2], found[1::2], strict=True):
         raw = f"{first} {second}"
         if first is None or second is None:
-            heard.append((None, "no finite reward", raw))
+            heard.append((None, "no finite reward", raw, None))
         else:
             letter = "C" if abs(first - second) <= panel.tie_margin else "A" if first > second else "B"
-            heard.append((letter, None, raw))
+            heard.append((letter, None, raw, float(expit(first - second)) if learnt else None))
     return heard
 
 
@@ -172,13 +179,14 @@ def _verdict(arm: Answer, other: Answer, first: Answer, heard: tuple | None) -> 
     if heard is None:
         missing = [row.arm for row in (arm, other) if row.reason is not None]
         return _row(arm, other, first, "unscored", f"no response from {' and '.join(missing)}", "")
-    letter, reason, raw = heard
+    letter, reason, raw, preference = heard
     if letter is None:
         return _row(arm, other, first, "unscored", reason, raw)
-    if letter == "C":
-        return _row(arm, other, first, "tie", None, raw)
+    if preference is not None and first is not arm:
+        preference = 1 - preference
     won = (letter == "A") == (first is arm)
-    return _row(arm, other, first, "win" if won else "lose", None, raw)
+    verdict = "tie" if letter == "C" else "win" if won else "lose"
+    return replace(_row(arm, other, first, verdict, None, raw), preference=preference)
 
 
 def read_verdict(text: str, margin: float = 0.0) -> tuple[str | None, str | None]:

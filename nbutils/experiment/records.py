@@ -121,7 +121,8 @@ class Shift:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judgement, in one order. verdict: win | lose | tie | unscored, from arm_a's side; judge: whose, or `jury`."""
+    """One judgement, in one order. verdict: win | lose | tie | unscored, from arm_a's side; judge: whose, or `jury`;
+    preference: probability, where the judge tells one, that arm_a's response is the better one."""
 
     prompt_id: str
     prompt_set: str
@@ -133,6 +134,7 @@ class Verdict:
     reason: str | None
     raw: str
     judge: str = ""
+    preference: float | None = None
 
 
 @dataclass(frozen=True)

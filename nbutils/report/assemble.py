@@ -39,6 +39,9 @@ _CAPTIONS = {
     "responder's in nats of its responses: numbers on two axes, not to be compared.",
     "training_rl": "Reinforcement learning, step by step: reward and distance from the initial model, of a prompter in "
     "nats of its rewrites, of a responder in nats of its responses.",
+    "training_watch": "Each training watched by the judge, on held-out prompts: mean reward, the judge's win rate over "
+    "the untrained policy, as judged and at equal length, and lengths in words. A reward that is up where the win rate "
+    "at equal length is not may be a weakness of the reward model.",
     "training_preference": "Preference training, step by step: loss, margin and accuracy.",
     "collection_scores": "Scores that the model gave its own answers, round by round.",
     "collection_funnel": "From prompts asked for to pairs for training.",

@@ -14,7 +14,7 @@ from nbutils.run.uses import is_made_before, used_models
 
 _SANDBOX_USED = {  # parameters that may hold what is made for the sandbox alone, by the notebook that reads them
     "01": ("seeds", "prompt_sets", "overlap_threshold", "novelty_threshold", "templates"),
-    "02": ("reward_model", "prompt_sets", "overlap_threshold", "templates"),
+    "02": ("reward_model", "judge", "prompt_sets", "overlap_threshold", "templates"),
     "03": ("prompt_sets", "overlap_threshold", "templates"),
     "04": ("reward_model", "judge", "gold_reward", "prompt_sets", "templates"),
 }
@@ -123,6 +123,8 @@ def check_sandbox(step: PlannedStep, experiment: Experiment) -> None:
 def _read_names(step: PlannedStep, policies: dict) -> list[str]:
     """Parameters that this step reads and whose defaults are the sandbox's."""
     names = [*policies, *_SANDBOX_USED.get(step.notebook[:2], ())]
+    if "judge" not in used_models(step):  # 02 without its watch
+        names = [name for name in names if name != "judge"]
     if step.parameters.get("reward_pairs"):  # the reward model is learnt, from another one
         names = ["reward_base" if name == "reward_model" else name for name in names]
     if step.parameters.get("train_on") == "dataset":

@@ -1,6 +1,6 @@
 """Which models a step uses, which of them it trains, how large they are."""
 
-from nbutils.evaluate import arms
+from nbutils.evaluate import arms, watching
 from nbutils.experiment import paths, steps
 from nbutils.experiment.grid import PlannedStep
 from nbutils.models import references, spending
@@ -8,7 +8,7 @@ from nbutils.models import references, spending
 MODEL_PARAMETERS = ("prompter", "responder", "reward_model", "judge", "gold_reward")
 _USED = {  # model parameters that a notebook loads, by its number
     "01": ("prompter", "responder"),
-    "02": ("prompter", "responder", "reward_model"),
+    "02": ("prompter", "responder", "reward_model", "judge"),
     "03": ("prompter",),
     "04": MODEL_PARAMETERS,
     "05": (),
@@ -20,6 +20,8 @@ def used_models(step: PlannedStep) -> dict[str, str]:
     names = set(_USED.get(step.notebook[:2], MODEL_PARAMETERS))
     if step.notebook[:2] in ("02", "03") and steps.trained(step.parameters) == "responder":
         names = names - {"prompter"} | {"responder"}
+    if step.notebook[:2] == "02" and not watching.is_on(step.parameters):
+        names -= {"judge"}
     used = {name: step.parameters[name] for name in MODEL_PARAMETERS if name in names and step.parameters.get(name)}
     return used | {f"jury {i}": ref for i, ref in enumerate(step.parameters.get("jury") or [], start=1)}
 

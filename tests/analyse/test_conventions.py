@@ -77,6 +77,65 @@ def test_ours_by_hand():
     assert math.isnan(row["standard_error"])
 
 
+def soft(prompt, *preferences):
+    """Both orders, or the first alone, with these preferences for poir; the verdicts are what they round to."""
+    says = ["tie" if p == 0.5 else "win" if p > 0.5 else "lose" for p in preferences]
+    rows = orders(prompt, *says, *[None] * (2 - len(says)))
+    return [row | {"preference": p} for row, p in zip(rows, preferences, strict=True)]
+
+
+SOFT = [*soft("p1", 0.9), *soft("p2", 0.125, 0.375), *soft("p3", 0.5), *soft("p4", 1.0)]
+
+
+def test_alpaca_eval_is_the_mean_of_preferences_where_verdicts_carry_them():
+    """0.9, 0.25 (the mean of its orders), 0.5 and 1: mean 2.65 / 4; squares of the deviations add up to 0.366875."""
+    found, row = counts(side_by_side(SOFT, "nan"), "AlpacaEval")
+    assert found == (2, 1, 1, 4, 0)
+    assert row["win_rate"] == pytest.approx(0.6625)
+    assert row["standard_error"] == pytest.approx(math.sqrt(0.366875 / 3 / 4))
+    assert row[["win_rate_low", "win_rate_high"]].isna().all()
+    hard = [{name: value for name, value in each.items() if name != "preference"} for each in SOFT]
+    others = ["BPO", "FastChat", "ours"]
+    by_name = [side_by_side(rows, "nan").set_index("convention").loc[others] for rows in (SOFT, hard)]
+    pd.testing.assert_frame_equal(*by_name)  # nobody else reads preferences
+    assert counts(side_by_side(hard, "nan"), "AlpacaEval")[1]["win_rate"] == pytest.approx(2.5 / 4)
+
+
+def test_a_verdict_without_a_preference_counts_as_it_is():
+    """0.9, and a win: 1."""
+    mixed = [*soft("p1", 0.9), *[row | {"preference": None} for row in orders("p2", "win", None)]]
+    for rows in (mixed, pd.DataFrame(mixed), [Verdict(**row) for row in mixed]):
+        assert counts(side_by_side(rows, "nan"), "AlpacaEval")[1]["win_rate"] == pytest.approx(0.95)
+
+
+def test_preferences_from_the_other_side_turned_and_repeated():
+    turned_rows = [turned(row) | {"preference": 1 - row["preference"]} for row in SOFT]
+    expected = side_by_side(SOFT, "nan")
+    pd.testing.assert_frame_equal(side_by_side(turned_rows, "nan"), expected)
+    pd.testing.assert_frame_equal(side_by_side([*SOFT, *turned_rows], "nan"), expected)
+    assert counts(side_by_side(SOFT, "poir"), "AlpacaEval")[1]["win_rate"] == pytest.approx(1 - 0.6625)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 2, float("nan"), float("inf"), "0.5", True, [0.5]])
+def test_what_is_no_preference_is_one_line_with_its_prompt(value):
+    rows = [*soft("p1", 0.9), orders("p2", "win", None)[0] | {"preference": value}]
+    with pytest.raises(ValueError, match="prompt p2, poir against nan, sample 0: wanted a preference from 0 to 1") as e:
+        side_by_side(rows, "nan")
+    assert "\n" not in str(e.value)
+
+
+def test_preferences_that_contradict_their_row_or_each_other():
+    with pytest.raises(ValueError, match="prompt p1, .*: unscored, with a preference of 0.7"):
+        side_by_side([orders("p1", "unscored", None)[0] | {"preference": 0.7}], "nan")
+    with pytest.raises(ValueError, match="prompt p1, .*: wanted one preference per order, got 0.9 and 0.8"):
+        side_by_side(soft("p1", 0.9) + soft("p1", 0.8), "nan")
+
+
+def test_outcomes_and_ratings_take_no_notice_of_preferences():
+    bare = [{name: value for name, value in row.items() if name != "preference"} for row in SOFT]
+    assert stats.combine_orders(SOFT) == stats.combine_orders(bare)
+
+
 def test_a_judge_that_takes_the_first_gives_three_conventions_one_half_and_bpo_all():
     rows = [row for i in range(10) for row in orders(f"p{i}", "win", "lose")]
     table = side_by_side(rows, "nan").set_index("convention")

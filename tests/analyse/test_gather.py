@@ -9,7 +9,7 @@ import pytest
 from nbutils.analyse import gather, health, tables
 from nbutils.data import labels
 from nbutils.experiment import records, steps
-from nbutils.experiment.records import Answer, Round, Verdict
+from nbutils.experiment.records import Answer, Round, Sample, Verdict
 
 PARAMETERS = {"experiment": "e", "cell": "all", "seed": 0}
 END = {"prompt 1": "length", "prompt 2": "stop"}
@@ -50,6 +50,26 @@ def test_missing_evaluation_names_its_notebook(outputs):
     run = steps.open_step("05_plot", PARAMETERS, "plot")
     with pytest.raises(FileNotFoundError, match="answers.jsonl not found: run 04_evaluate first"):
         gather.evaluations(run, [], ["evaluate"])
+
+
+def test_trainings_are_watched_by_the_verdicts_beside_their_samples_and_older_ones_have_none(run, outputs):
+    ids = records.prompt_id("x")
+    samples = [
+        Sample(ids, "x", source, 0, "more", 0, "two words", r) for source, r in (("initial", 0.0), ("trained", 1.5))
+    ]
+    for cell in ("a", "b"):
+        folder = outputs / "e" / cell / "alignpro"
+        records.write_rows(folder / "samples.jsonl", samples)
+        records.write_rows(folder / "shifts.jsonl", [])
+        (folder / "manifest.json").write_text(json.dumps({"parameters": {"num_steps": 40}}))
+    records.write_rows(outputs / "e" / "a" / "alignpro" / "watch.jsonl", verdicts("x", "win", "trained", "initial"))
+    table, said = gather.watched(run, ["a", "b"], 0)
+    assert list(table.cell) == ["a", "a", "b", "b"] and list(table.step) == [0, 40] * 2
+    assert list(table.win_rate.fillna(-1)) == [-1, 1, -1, -1] and list(table.gain.fillna(-1)) == [-1, 1.5] * 2
+    assert said[0].startswith("a/alignpro: Not known: 1 held-out prompt with a reward") and len(said) == 2
+    assert sum(name.endswith("watch.jsonl") for name in run.finish()["inputs"]) == 1
+    nothing, silence = gather.watched(run, [], 0)
+    assert nothing.empty and {"cell", "arm", "gain"} <= set(nothing) and silence == []
 
 
 def test_histories_go_to_their_kind_and_inputs_into_the_manifest(run):

@@ -1,5 +1,6 @@
 """Verdicts: both orders, sides never swapped, failures never counted as ties."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,19 @@ def test_a_reward_model_judges_by_the_sign_of_the_difference_with_a_tie_band():
         assert outcome(votes) == wanted and votes[0].raw == "5.0 7.0"
     broken = judge_arms(answers[:2], "nan", panel("reward:fakes:broken_rewards"))
     assert {(row.verdict, row.reason) for row in broken} == {("unscored", "no finite reward")}
+
+
+def test_a_learnt_reward_model_prefers_by_the_sigmoid_of_the_difference():
+    """Eq. 1 on the rewards that its raw texts hold: one probability for poir in both orders; functions have none."""
+    answers = [answer("nan", "the wolf is an animal."), answer("poir", "the wolf eats meat.")]
+    votes = judge_arms(answers, "nan", panel("reward:sandbox/reward", tie_margin=100.0))
+    poir, nan = map(float, votes[0].raw.split())
+    assert votes[1].raw.split() == votes[0].raw.split()[::-1]
+    assert [row.preference for row in votes] == pytest.approx([1 / (1 + math.exp(nan - poir))] * 2)
+    assert outcome(votes) == ["tie"] and votes[0].preference != 0.5  # the margin is the verdict's alone
+    assert {row.preference for row in judge_arms(answers, "nan", panel("reward:fakes:length"))} == {None}
+    jury = verdicts_of(judge_arms(answers, "nan", panel("reward:sandbox/reward", "fakes:longer")))
+    assert {row.preference for row in jury} == {None}
 
 
 def test_two_scores_within_the_margin_are_a_tie(monkeypatch):

@@ -15,9 +15,12 @@ from nbutils.experiment.journal import Journal
 
 KEY = "sk-canary0123456789abcdef"
 MODELS = {"prompter": "api:gpt-4o", "responder": "api:gpt-4o", "judge": "api:gpt-4o"}
-SANDBOX = {"prompt_sets": ["sandbox"], "overlap_threshold": 1.0, "templates": "sandbox", "novelty_threshold": 1.0}
+SANDBOX = {"prompt_sets": ["sandbox"], "overlap_threshold": 1.0, "templates": "sandbox"}
 STEPS = [
-    {"notebook": "01_collect", "with": {"num_prompts": 6, "num_shots": 2, "num_rounds": 1}},
+    {
+        "notebook": "01_collect",
+        "with": {"num_prompts": 6, "num_shots": 2, "num_rounds": 1, "novelty_threshold": 1.0},
+    },
     {
         "notebook": "04_evaluate",
         "with": {
@@ -35,12 +38,24 @@ def server(tmp_path):
         yield served
 
 
-def run(tmp_path, server, **shared):
+WATCHED = {
+    "notebook": "02_train_alignpro",
+    "id": "alignpro",
+    "with": {
+        "train_on": "dataset", "dataset": "sandbox", "prompter": "sandbox/prompter", "responder": "sandbox/responder",
+        "num_steps": 3, "prompts_per_step": 4, "save_steps": 2, "frontier_prompts": 3, "frontier_rewrites": 8,
+        "watch_responses": 2, "reward_model": "sandbox/reward",
+    },
+}  # fmt: skip
+
+
+def run(tmp_path, server, steps=STEPS, **shared):
     """(exit code, stderr) of the experiment under these limits."""
-    shared = MODELS | SANDBOX | {"batch_size": 4, "seeds": str(tmp_path / "seeds.jsonl")} | shared
-    path = whole.write(tmp_path, {"experiment": "paid", "shared": shared, "steps": STEPS})
-    seeds = ("tell me of the wolf", "what is an owl like", "name two of them now")
-    records.write_rows(tmp_path / "seeds.jsonl", [{"prompt": seed} for seed in seeds])
+    seeds = {"seeds": str(tmp_path / "seeds.jsonl")} if steps is STEPS else {}
+    shared = MODELS | SANDBOX | {"batch_size": 4} | seeds | shared
+    path = whole.write(tmp_path, {"experiment": "paid", "shared": shared, "steps": steps})
+    texts = ("tell me of the wolf", "what is an owl like", "name two of them now")
+    records.write_rows(tmp_path / "seeds.jsonl", [{"prompt": text} for text in texts])
     variables = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
     code, _, errors = whole.run(path, tmp_path / "outputs", **variables)
     return code, errors
@@ -80,3 +95,21 @@ def test_limits_stop_a_step_and_a_higher_one_goes_on(server, tmp_path):
             made[step] = sum("#attempt" in key for key, _ in journal.items())
         assert 0 < made[step] <= sum(int(number.replace(",", "")) for _, number in bounds)
     assert sum(made.values()) >= sum(billed(server.ledger_path).values())
+
+
+@pytest.mark.slow
+def test_a_trainings_watch_stops_at_its_limit_and_goes_on_to_at_most_its_bound(server, tmp_path):
+    """3 prompts, 2 snapshots (step 2 and the last), 2 responses of each, 2 orders: 24 calls, fewer for equal texts."""
+    code, said = run(tmp_path, server, [WATCHED], max_calls=5)
+    assert code == 1 and "spend limit of 5 calls reached after 5 calls" in said, said
+    code, said = run(tmp_path, server, [WATCHED])
+    assert code == 0, said
+    assert set(billed(server.ledger_path).values()) == {1}
+    text = printed(tmp_path, "alignpro")
+    assert "3 frontier prompts × 2 snapshots × 2 responses × 2 orders = 24 calls, " in text and "at most $" in text
+    made = records.read_rows(tmp_path / "outputs/paid/main/alignpro/watch.jsonl", records.Verdict)
+    assert len(made) == 24 and {row.arm_a for row in made} == {"step 2", "trained"}
+    assert {row.arm_b for row in made} == {"initial"} and {row.judge for row in made} == {"api:gpt-4o"}
+    asked = manifest_counts(tmp_path, "alignpro")["paid calls"]
+    assert 5 < asked == sum(billed(server.ledger_path).values()) <= 24
+    assert "Not known: 3 held-out prompts judged" in text

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nbutils.models import hub
-from nbutils.run import plan, preflight, together
+from nbutils.run import plan, preflight, together, uses
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLLECT, EVALUATE = {"notebook": "01_collect"}, {"notebook": "04_evaluate", "with": {"arms": ["nan", "untrained"]}}
@@ -111,7 +111,7 @@ def test_all_that_is_wrong_stands_in_the_plan_once_with_its_steps(write):
     ("step", "left"),
     [
         (COLLECT, "seeds sandbox, prompt_sets sandbox, overlap_threshold 1.0, novelty_threshold 1.0, templates"),
-        (ALIGNPRO, "reward_model sandbox/reward, prompt_sets sandbox, overlap_threshold 1.0, templates sandbox"),
+        (ALIGNPRO, "reward_model sandbox/reward, judge sandbox/judge, prompt_sets sandbox, overlap_threshold 1.0"),
         (POIR, "prompt_sets sandbox, overlap_threshold 1.0, templates sandbox"),
         (EVALUATE, "reward_model sandbox/reward, judge sandbox/judge, gold_reward sandbox/gold, prompt_sets sandbox"),
     ],
@@ -142,6 +142,20 @@ def test_a_value_that_the_file_states_is_meant(write):
     said = {"prompt_sets": ["sandbox"], "templates": "sandbox", "overlap_threshold": 1.0}
     experiment, planned = plan.load(write(given(COLLECT, seeds="sandbox", novelty_threshold=1.0), **REAL, **said))
     together.check_sandbox(planned[0], experiment)
+
+
+def test_the_watch_of_a_training_needs_a_judge_and_without_it_none_is_asked_for(write):
+    said = {"train_on": "dataset", "dataset": "sandbox", "reward_model": "acme/RM-2B", "templates": "sandbox"}
+    said |= {"prompt_sets": ["sandbox"], "overlap_threshold": 1.0}
+    on, off, nothing_held_out = (given(ALIGNPRO, **said, **more) for more in (
+        {}, {"watch_responses": 0}, {"frontier_prompts": 0},
+    ))  # fmt: skip
+    for step, used in ((on, True), (off, False), (nothing_held_out, False)):
+        path = write(step, **REAL)
+        experiment, planned = plan.load(path)
+        assert ("judge" in uses.used_models(planned[0])) is used
+        left = [line for line in faults(path) if "what is made for the sandbox (judge sandbox/judge" in line]
+        assert len(left) == used and all("set judge: <api:model or a hub id>" in line for line in left)
 
 
 def test_a_sandbox_model_left_beside_another_one_is_named(write):

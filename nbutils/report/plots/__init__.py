@@ -15,6 +15,7 @@ from nbutils.report.plots.parts import save
 from nbutils.report.plots.standings import ratings
 from nbutils.report.plots.training import preference_curves, training_curves
 from nbutils.report.plots.transfer import transfer_heatmap
+from nbutils.report.plots.watch import reward_watch
 
 __all__ = [
     "collection_funnel",
@@ -28,6 +29,7 @@ __all__ = [
     "reward_kl_frontier",
     "reward_means",
     "reward_variances",
+    "reward_watch",
     "rewrite_audit",
     "save",
     "score_rounds",
