@@ -17,6 +17,7 @@ import math
 import pandas as pd
 
 from nbutils.analyse import changes, stats, tables
+from nbutils.experiment.words import count_words
 
 FLAGS = {  # column -> words for it
     "unchanged": "unchanged",
@@ -69,7 +70,7 @@ def _row(row: dict) -> dict:
         flags["answered"] = changes.is_answered(prompt, rewrite, row["response"])
     flags["unchanged"] = prompt.casefold().split() == rewrite.casefold().split()
     flags |= {"empty": False, "leftover": bool(changes.find_leftovers(prompt, rewrite))}
-    growth = len(changes.split_words(rewrite)) / max(1, len(changes.split_words(prompt)))
+    growth = count_words(rewrite) / max(1, count_words(prompt))
     return keys | {"growth": growth, "lost": "; ".join(lost)} | flags
 
 

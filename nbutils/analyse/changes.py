@@ -11,14 +11,17 @@ import unicodedata
 from collections import Counter
 from decimal import Decimal
 
+import regex
+
 from nbutils.data import novelty
+from nbutils.experiment.words import find_words
 from nbutils.models import templates
 
 Found = list[tuple[str, bool]]  # what the prompt has, whether the rewrite has it too
 
 # --- words
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:'[^\W_]+)*")  # an ideograph is a word
+_PART = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:'[\p{L}\p{M}\p{N}]+)*")  # of a word: "3" and "14" of "3.14"
 _STRAIGHT = str.maketrans("‘’‚‛“”„‟′″", "''''\"\"\"\"'\"")
 _DOTTED = re.compile(r"(?<=\b[A-Z])\.(?=[A-Z]\b)")
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
@@ -44,8 +47,9 @@ def _plain(text: str) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """Words in lower case, without a possessive 's; each ideograph or kana is one."""
-    return [word.removesuffix("'s") for word in _WORD.findall(_plain(text).casefold())]
+    """What words of a text are made of, in lower case, without a possessive 's; each Chinese character is one."""
+    words = find_words(_plain(text).casefold())
+    return [part.removesuffix("'s") for word in words for part in _PART.findall(word)]
 
 
 def _stems(text: str) -> set[str]:
@@ -338,7 +342,7 @@ def is_answered(prompt: str, rewrite: str, response: str | None) -> bool:
     words = split_words(rewrite)
     if _REFUSAL.match(_plain(rewrite)) and not _REFUSAL.match(_plain(prompt)):
         return True
-    asks = bool(words) and (words[0] in _REQUESTS or rewrite.rstrip(" \n\"'*").endswith("?"))
+    asks = bool(words) and (words[0] in _REQUESTS or rewrite.rstrip(" \n\"'*").endswith(("?", "？", "؟")))
     if asks or not response:
         return False
     near, own = novelty.rouge_l(rewrite, response), len(novelty.tokenize(rewrite))

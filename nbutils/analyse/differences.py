@@ -2,13 +2,14 @@
 
 import itertools
 import operator
-import re
 from typing import NamedTuple
 
+import regex
 from rapidfuzz.distance import Indel
 
-_IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # one word each: no blanks stand between them
-_WORD = re.compile(rf"[{_IDEOGRAPH}]\s*|[^\W{_IDEOGRAPH}]+(?:['’-][^\W{_IDEOGRAPH}]+)*\s*|[^\w\s]\s*|\s+")
+# What stands between two of Unicode's word boundaries (see experiment/words.py), marks too; a hyphen joins two words.
+# Flags come first: each boundary between them is searched from where their run begins.
+_WORD = regex.compile(r"(?w)\p{RI}{1,2}\s*|\S.*?\b(?:(?<=\w)-(?=\w).*?\b\w.*?\b)*\s*|\s+", regex.V1 | regex.DOTALL)
 _LONGEST = 4000  # words of both texts that are compared: memory grows with their square
 
 

@@ -7,8 +7,8 @@ Departures from the paper (section 3.1):
    paper's loop writes a last rewrite that nobody answers.
 2. The critique is always against the original prompt, whatever rewrite the response came from: a rewrite that
    changes the question must not earn a good score.
-3. Refused as one that is too long is: a rewrite that answers the prompt in place of asking it, or that is in another
-   script.
+3. Refused as one that is too long is: a rewrite that holds the delimiter of 03's training texts, that is in another
+   script, or that answers the prompt in place of asking it.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from nbutils.analyse import changes
 from nbutils.collect.invent import is_foreign, scripts_of
 from nbutils.experiment.records import Prompt, Round
+from nbutils.experiment.words import count_words
 from nbutils.models import templates
 from nbutils.models.generate import Conditions
 from nbutils.models.texts import Generation, Sampling, is_cut
@@ -124,8 +125,10 @@ def _revise(ask: _Asker, going_on: list[Prompt], rounds: dict, number: int) -> l
 
 def _unusable(rewrite: str, last: Round) -> str | None:
     """Why a rewrite cannot be tried, or None."""
-    if len(rewrite.split()) > LONGEST * len(last.prompt.split()):
+    if count_words(rewrite) > LONGEST * max(1, count_words(last.prompt)):
         return f"rewrite longer than {LONGEST} times the prompt"
+    if templates.DELIMITER.strip() in rewrite:
+        return "rewrite holds the delimiter"
     if is_foreign(rewrite, scripts_of([last.prompt])):
         return "rewrite in another script"
     return "rewrite answers the prompt" if changes.is_answered(last.prompt, rewrite, last.response) else None

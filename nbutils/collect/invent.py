@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nbutils.data.novelty import NoveltyFilter
+from nbutils.experiment import words
 from nbutils.experiment.progress import Bar
 from nbutils.experiment.records import Prompt, prompt_id
 from nbutils.models import templates
@@ -147,7 +148,7 @@ def usable_seeds(seeds: list[str], num_shots: int, max_words: int) -> tuple[list
     for seed in seeds:
         text = seed.strip()
         reason = "empty" if not text else "duplicate" if text in kept else ""
-        reason = reason or ("too long" if len(text.split()) > max_words else "")
+        reason = reason or ("too long" if words.count_words(text) > max_words else "")
         if reason:
             left_out[reason] += 1
         else:
@@ -172,16 +173,18 @@ def _script(letter: str) -> str:
 def refusal(
     min_words: int, max_words: int, keywords: list[str], test_ids: set[str], scripts: set[str] | None = None
 ) -> Callable[[str], str | None]:
-    """The filter of POIR section 3.1: text → reason to refuse it, or None. scripts: those of the seeds; None: any."""
-    lowered = [word.lower() for word in keywords]
+    """The filter of POIR section 3.1: text → reason to refuse it, or None. scripts: those of the seeds; None: any.
+
+    Words are counted, and keywords found, as experiment/words.py says."""
+    has_keyword = words.keyword_finder(keywords)
 
     def refuse(text: str) -> str | None:
-        words = text.split()
-        if len(words) < min_words:
+        num_words = words.count_words(text)
+        if num_words < min_words:
             return "too short"
-        if len(words) > max_words:
+        if num_words > max_words:
             return "too long"
-        if any(word in text.lower() for word in lowered):
+        if has_keyword(text):
             return "keyword"
         if any(ord(letter) < 32 and letter not in "\n\t" for letter in text) or templates.DELIMITER.strip() in text:
             return "odd characters"

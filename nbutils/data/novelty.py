@@ -1,8 +1,11 @@
 """ROUGE-L between prompts, and the filter that keeps near copies out of a growing pool (POIR section 3.1).
 
 The F-measure is that of the package rouge-score without stemming: text in lower case, every run of characters other
-than a-z and 0-9 separates tokens, F = 2 LCS / (tokens of one + tokens of the other). A prompt in another script has
-no tokens, so its ROUGE-L with anything is 0; the filter then still refuses exact duplicates, and nothing more.
+than a-z and 0-9 separates tokens, F = 2 LCS / (tokens of one + tokens of the other). To rouge-score a letter beyond a-z
+separates too; here it belongs to a token as any letter does, and tokens end where the Unicode standard bounds words
+(experiment/words.py): "naïve" is one, each Chinese character is one. A text whose letters and digits are all ASCII has
+the tokens of rouge-score, in whatever company. A text without letters and digits ("？？") has none, so its ROUGE-L with
+anything is 0; the filter then still refuses exact duplicates, and nothing more (not_compared counts these).
 
 The pool is not compared pair by pair. Two texts share at most as many tokens in order as they share in any order, so
 2 · (size of the common multiset) / (sum of lengths) bounds F from above; one pass over an inverted index gives that
@@ -11,14 +14,21 @@ was found: the result is the one of comparing with every prompt, ties included.
 """
 
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterator
 
 import numpy as np
+import regex
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
 _SEPARATOR = re.compile(r"[^a-z0-9]+")
+_BEYOND_ASCII = re.compile(r"[^\W\x00-\x7f]")  # a letter or digit
+_LETTER = r"[\p{L}\p{Nd}\p{Nl}]"
+_TOKEN = regex.compile(  # letters with their marks, up to the end of the word or to what is no letter
+    rf"(?w)(?:[a-zA-Z0-9]|[{_LETTER}--[\x00-\x7f]]\p{{M}}*+)+?(?:\b|(?!{_LETTER}))", regex.V1
+)
 _UNKNOWN = 0  # the id of a token that is nowhere in the pool
 _NUM_CHARACTERS = 0x110000  # ids below it fit into a str, which rapidfuzz reads four times as fast as a list
 _LEVELS = (0.8, 0.5, 0.25, 0.0)  # the highest bounds are looked at first: shares of the highest
@@ -27,8 +37,21 @@ _BATCH = (32, 4096)  # pairs compared at once: at first, and at most
 
 
 def tokenize(text: str) -> list[str]:
-    """Tokens as rouge-score makes them, without stemming."""
+    """Tokens in lower case, in order: rouge-score's without stemming, and those of other writing systems."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+        if _BEYOND_ASCII.search(text):
+            return [token.lower() for token in _TOKEN.findall(text)]
     return _SEPARATOR.sub(" ", text.lower()).split()
+
+
+def not_compared(texts: list[str], threshold: float) -> str:
+    """How many of the texts have no words, so that only exact copies of them are found, to end a printed line with.
+
+    Empty where there are none, and at threshold 1, where nothing but exact copies is looked for.
+    """
+    number = 0 if threshold >= 1 else sum(not tokenize(text) for text in set(texts))
+    return f" · {number} prompt{'s' * (number != 1)} without words: not compared" * bool(number)
 
 
 def rouge_l(first: str, second: str) -> float:

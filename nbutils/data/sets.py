@@ -148,6 +148,11 @@ def overlap(train: list[records.Prompt], test: list[records.Prompt], threshold: 
     return {row.prompt_id for row, is_near in zip(train, near, strict=True) if is_near or row.prompt_id in test_ids}
 
 
+def not_compared(rows: list[records.Prompt], threshold: float) -> str:
+    """How many prompts overlap() could not compare, to end a printed line with; see novelty.not_compared."""
+    return novelty.not_compared([row.prompt for row in rows], threshold)
+
+
 def _resolve(ref: str) -> tuple[str, str]:
     """(kind, source): ("sandbox", ref), ("evaluation", file name), ("hub", id) or ("file", path)."""
     if ref in _sandbox().NAMES:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from nbutils.experiment import redaction
+from nbutils.experiment.words import count_words
 from nbutils.models.references import Server
 from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request_seed
 
@@ -93,7 +94,7 @@ def parse(body: dict, sampling: Sampling) -> Generation:
         return Generation("", spent, cut, _NO_TEXT[finish].format(sampling.max_new_tokens), read)
     if not text or not isinstance(text, str):
         raise ValueError("empty content")
-    written = written if isinstance(written, int) else len(text.split())
+    written = written if isinstance(written, int) else count_words(text)
     whole = encodable(text)
     cut = cut_at(whole, sampling.stop)
     return Generation(cut, written, "stop" if cut != whole else _ending(finish), prompt_tokens=read)

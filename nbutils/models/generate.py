@@ -13,6 +13,7 @@ from jinja2.exceptions import TemplateError
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.progress import Bar
+from nbutils.experiment.words import count_words
 from nbutils.models import api, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
 from nbutils.models.sampling import SeededSampler
@@ -204,4 +205,4 @@ def _generate_callable(model, unique, answers, sampling, runtime, journal, note)
     for start in range(0, len(pending), runtime.batch_size):
         batch = pending[start : start + runtime.batch_size]
         texts = [cut_at(encodable(function(unique[key]["messages"])), sampling.stop) for key in batch]
-        yield [(key, Generation(text, len(text.split()), "stop")) for key, text in zip(batch, texts, strict=True)]
+        yield [(key, Generation(text, count_words(text), "stop")) for key, text in zip(batch, texts, strict=True)]

@@ -163,6 +163,7 @@ MATERIAL = [
     ("Classify bananas and carrots", "Classify.", None),
     ("Note: classify", "Classify.", None),  # too short for an instruction before a colon
     ("Translate:\n\n???", "Translate.", None),
+    ("अनुवाद करो:\n\nकाला बिल्ला खेला", "अनुवाद करो: खाला बल्ला कुल्ला", ["काला बिल्ला खेला"]),  # the vowels tell apart
 ]
 
 
@@ -217,6 +218,8 @@ FOX, FOX_ANSWER = "Tell me about the fox.", "The fox is a red animal that lives 
         (FOX, "As an AI language model, I cannot.", FOX_ANSWER, True),
         ("I'm sorry, who are you?", "I'm sorry, but who are you?", "Nobody.", False),
         ("Why is it?", "Is it true that it is so?", "Is it true that it is so?", False),  # restates, still a question
+        ("介绍狐狸", "狐狸是一种红色的动物，住在森林里", "狐狸是一种红色的动物，它住在森林里。", True),
+        ("狐狸住哪", "狐狸是不是住在森林里？", "狐狸是不是住在森林里？", False),
         ("Name one.", "Provide an example of an animal.", "One example of an animal is a cat.", False),
     ],
 )
@@ -277,7 +280,16 @@ def test_a_row_has_each_flag_and_says_what_was_lost():
         *("lost_numbers", "lost_names", "lost_code", "lost_links", "lost_constraints", "lost_quotes")
     ]
     assert pd.isna(found["lost_material"]) and pd.isna(found["switched_language"])  # nothing to lose, or to tell by
-    assert found["growth"] == pytest.approx(3 / 16)
+    assert found["growth"] == pytest.approx(3 / 15)  # https, a.org
+
+
+@pytest.mark.parametrize(
+    "prompt, rewrite, growth",
+    [("写一首诗", "请写一首 关于春天的诗", 10 / 4), ("ช่วยเขียน", "ช่วย", 3 / 7), ("हिन्दी में", "हिन्दी में लिखो", 3 / 2)],
+)
+def test_growth_is_in_words_of_any_script(prompt, rewrite, growth):
+    (found,) = audit.audit([rewritten(0, prompt, rewrite)]).to_dict("records")
+    assert found["growth"] == pytest.approx(growth)
 
 
 def test_what_stood_in_lost_material_is_not_lost_twice():

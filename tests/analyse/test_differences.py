@@ -20,6 +20,9 @@ from nbutils.analyse.differences import Piece
         ("the fox.", "", "[-the fox.-]"),
         ("", "the fox.", "{+the fox.+}"),
         ("请告诉我狐狸的事。", "请详细告诉我狐狸的事。", "请{+详细+}告诉我狐狸的事。"),
+        ("हिन्दी में लिखो", "हिन्दी में लिखें", "हिन्दी में [-लिखो-]{+लिखें+}"),  # vowel signs are no words
+        ("a 👨‍👩‍👧 b", "a 👨‍👩‍👦 b", "a [-👨‍👩‍👧-] {+👨‍👩‍👦+} b"),
+        ("a well-known fox", "a well-read fox", "a [-well-known-] {+well-read+} fox"),
         ("don't  stop", "don't stop\nnow", "don't stop\n{+now+}"),
         ("Fox", "fox", "[-Fox-]{+fox+}"),
     ],
@@ -40,6 +43,12 @@ def test_share_changed_is_zero_for_the_prompt_and_one_for_other_words():
     """`ab cd` against `ab ef`: 2 letters of 5 go, 2 come, 3 (with a blank) stay on both sides: 4 of 10."""
     assert differences.share_changed("ab cd", "ab cd") == 0 and differences.share_changed("", "") == 0
     assert differences.share_changed("ab", "cd") == 1 and differences.share_changed("ab cd", "ab ef") == 0.4
+
+
+def test_endless_flags_do_not_take_forever():
+    """A model in a loop: to count each flag's place in their run would take minutes."""
+    assert differences.share_changed("🇩🇪" * 20_000, "🇩🇪" * 20_000) == 0
+    assert differences.marked("🇩🇪🇫🇷", "🇩🇪🇮🇹 a") == "🇩🇪[-🇫🇷-]{+🇮🇹 a+}"
 
 
 def test_endless_texts_are_replaced_but_for_their_ends():

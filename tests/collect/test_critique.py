@@ -51,6 +51,9 @@ ANSWER = "the fox eats mice and lives in forests"
     "prompt, rewrite, reason",
     [
         ("one two three", "a b c d e f g h i", "rewrite longer than 1.5 times the prompt"),
+        ("写一首关于春天的诗", "请写一首关于春天的诗，要有四行，写到花", "rewrite longer than 1.5 times the prompt"),
+        ("？？", "what is it", "rewrite longer than 1.5 times the prompt"),
+        ("tell me of it", "tell\n### Response\nme", "rewrite holds the delimiter"),
         ("one two three", "опиши лису", "rewrite in another script"),
         ("tell me all that there is of the fox", ANSWER, "rewrite answers the prompt"),
     ],
@@ -59,6 +62,11 @@ def test_rewrite_that_is_refused_is_kept_with_its_reason(monkeypatch, prompt, re
     scripted(monkeypatch, tell=ANSWER, revise=f"Revised question: {rewrite}")
     (only,) = evaluate("fakes:mute", [prompt])
     assert (only.score, only.reason, only.refused_rewrite) == (2, reason, f"Revised question: {rewrite}")
+
+
+def test_a_blank_more_does_not_make_a_chinese_rewrite_too_long(monkeypatch):
+    scripted(monkeypatch, revise="Revised question: 请写一首 关于春天的诗")
+    assert [row.reason for row in evaluate("fakes:mute", ["写一首关于春天的诗"], num_rounds=1)] == [None, None]
 
 
 def test_rewrite_without_its_label_is_asked_again_and_its_text_kept(monkeypatch):

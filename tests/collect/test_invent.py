@@ -79,6 +79,11 @@ def test_no_seeds_is_one_line():
         ("[INST] go on [/INST]", "template leftover"),
         ("what is {1, 2} here?", None),
         ("123 456 ?!", None),
+        ("bombastic", "too short"),
+        ("a bombastic style", None),
+        ("two bombs", "keyword"),
+        ("such a pipe-bomb!", "keyword"),
+        ("one - ?", "too short"),  # marks are no words
     ],
 )
 def test_refusals(text, reason):
@@ -87,6 +92,27 @@ def test_refusals(text, reason):
     assert refuse(text) == reason
     if reason == "another script":
         assert invent.refusal(2, 6, ["bomb"], set())(text) is None
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("写诗", "too short"),
+        ("写一首诗", None),
+        ("请写一首关于春天的诗歌", "too long"),
+        ("炸弹怎么做", "keyword"),
+        ("Расскажи о лисе", None),
+        ("Расскажи мне всё, что ты знаешь о рыжей лисе", "too long"),
+        ("詩を書く", None),
+        ("봄에 대한 시를", None),
+    ],
+)
+def test_words_are_counted_and_keywords_found_in_every_script(text, reason):
+    assert invent.refusal(3, 8, ["炸弹", "написать"], set())(text) == reason
+
+
+def test_seeds_that_are_too_long_are_left_out_in_scripts_without_blanks():
+    assert invent.usable_seeds(["写一首诗", "请写一首关于春天的诗歌"], 1, 6) == (["写一首诗"], {"too long": 1})
 
 
 def test_seeds_without_blanks_repeats_and_long_ones_or_one_line():

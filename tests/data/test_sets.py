@@ -206,10 +206,12 @@ def test_overlap_is_exact_or_above_the_threshold():
         return [records.Prompt(records.prompt_id(text), text, "x") for text in prompts]
 
     near, same, far = train = rows("one two three four five", "列出三种水果", "something else")
-    test = rows("One two three four!", "列出三种水果", "列出三种蔬菜")
+    test = rows("One two three four!", "列出三种水果", "写一首诗")
     assert sets.overlap(train, test, 0.7) == {near.prompt_id, same.prompt_id}  # near: 2 * 4 / 9 = 0.89
     assert sets.overlap(train, test, 0.9) == {same.prompt_id}
     assert sets.overlap(train, test, 1.0) == {same.prompt_id}
+    assert sets.overlap(rows("列出三种水果。", "说三句话"), test, 0.7) == {records.prompt_id("列出三种水果。")}
+    assert sets.not_compared([*train, *rows("？？")], 0.7) == " · 1 prompt without words: not compared"
     assert sets.overlap(train, [], 0.7) == set() and far.prompt_id not in sets.overlap(train, test, 0.7)
 
 

@@ -189,10 +189,10 @@ def test_two_servers_at_once_each_with_its_own_address_and_key(server, path, tmp
 
 
 def test_missing_usage_is_no_reason_to_pay_again(server, path):
-    body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "two words"}}]}
+    body = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "二字"}}]}
     server.faults[None] = [Fault(body=body | {"usage": usage}, billed=True) for usage in (None, {}, {"x": 1})]
     made = ask(path, ["a", "b", "c"])
-    assert [(each.text, each.num_tokens) for each in made] == [("two words", 2)] * 3 and len(server.calls) == 3
+    assert [(each.text, each.num_tokens) for each in made] == [("二字", 2)] * 3 and len(server.calls) == 3
 
 
 def test_a_good_answer_under_another_content_type_is_an_answer(server, path):

@@ -105,6 +105,11 @@ def test_length_limit_is_told_apart_from_an_end():
     assert made.finish == "stop" and made.text.endswith(".")
 
 
+def test_a_functions_text_is_as_long_as_it_has_words_in_any_script():
+    made = generate("fakes:echo", ["three words – here", "写一首诗"], Sampling())
+    assert [(each.text, each.num_tokens) for each in made] == [("three words – here", 3), ("写一首诗", 4)]
+
+
 def test_prompt_beyond_the_context_has_a_reason():
     long, short = generate("sandbox/responder", ["word " * 9000, "tell me about the fox."], Sampling(max_new_tokens=8))
     assert long.text == "" and "the model takes" in long.reason and short.reason is None
