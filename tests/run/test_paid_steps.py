@@ -17,7 +17,7 @@ KEY = "sk-canary0123456789abcdef"
 MODELS = {"prompter": "api:gpt-4o", "responder": "api:gpt-4o", "judge": "api:gpt-4o"}
 SANDBOX = {"prompt_sets": ["sandbox"], "overlap_threshold": 1.0, "templates": "sandbox", "novelty_threshold": 1.0}
 STEPS = [
-    {"notebook": "01_collect", "with": {"num_prompts": 6, "num_shots": 2, "num_rounds": 1}},
+    {"notebook": "01_collect", "with": {"num_pairs": 6, "max_prompts": 8, "num_shots": 2, "num_rounds": 1}},
     {
         "notebook": "04_evaluate",
         "with": {
