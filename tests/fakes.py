@@ -1,5 +1,8 @@
 """Hand-written models for tests, named as `fakes:<function>` (tests/ is on the path)."""
 
+import hashlib
+import itertools
+
 
 def echo(messages):
     return messages[-1]["content"]
@@ -51,6 +54,24 @@ def collector(messages):
     return text.split(" ", 1)[-1]  # a response: the prompt without its first word
 
 
+def inventive(messages):
+    """Two instructions in each call that nobody has seen."""
+    number = next(_numbers)
+    return f"Generated Instruction 1: say number {number}\nGenerated Instruction 2: name number {number}"
+
+
+_numbers = itertools.count()
+
+
+def fruitful(messages):
+    """The collector, but that each call invents two prompts by what it is shown, of which the first alone gives a pair
+    where a score of 3 is good: two words in the answer, three after a rewrite; the second has four at once."""
+    if messages[-1]["content"].startswith("invent:"):
+        new = hashlib.sha256(repr(messages).encode()).hexdigest()[:12]
+        return f"Generated Instruction 1: say number {new}\nGenerated Instruction 2: tell of the number {new}"
+    return collector(messages)
+
+
 def everyone(messages):
     """The collector, and a judge where two answers are shown."""
     return longer(messages) if "[The Start of " in messages[-1]["content"] else collector(messages)
@@ -66,7 +87,6 @@ def slow_judge(messages):
 
 def _in_ledger(messages, answer):
     """Answer after 20 ms, with the call written down first, by one write."""
-    import hashlib
     import os
     import time
 

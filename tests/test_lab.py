@@ -16,7 +16,7 @@ from nbutils.run import plan
 
 ROOT = paths.project_root()
 SMALLER = {
-    "01_collect": {"num_prompts": 24, "num_rounds": 1, "batch_size": 16},
+    "01_collect": {"num_pairs": 20, "num_rounds": 1, "batch_size": 16},
     "02_train_alignpro": {"num_steps": 2, "prompts_per_step": 4, "save_steps": 1, "frontier_prompts": 2},
     "03_train_poir": {"save_steps": 4},
     "04_evaluate": {"num_prompts": 12, "num_controls": 4, "batch_size": 32},

@@ -20,6 +20,7 @@ from nbutils.models.texts import Generation
 
 MOST_CALLS = 20  # for each prompt wanted, after which inventing ends
 _SLOW_BATCHES = 5  # in a row, after which it ends too
+_FEWEST_CALLS = 8  # of a batch: fewer would say little about the share that is accepted
 _FOREIGN_SHARE = 1 / 3  # of a text's letters, above which it is in another script than the seeds
 _LEFTOVER = re.compile(
     r"(generated|seed) instruction|instruction \d+ *:|<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|\{[a-z_]{1,20}\}",
@@ -29,13 +30,12 @@ _LEFTOVER = re.compile(
 
 @dataclass(frozen=True)
 class Settings:
-    """How many prompts to invent, from how many shots.
+    """How prompts are invented: from how many shots, which come from where, and when it is given up.
 
     human_share: chance that a shot comes from the human seeds rather than from the prompts made before.
     min_acceptance: share of the instructions asked for below which, five batches in a row, inventing ends.
     """
 
-    num_prompts: int
     num_shots: int = 4
     human_share: float = 0.5
     min_acceptance: float = 0.01
@@ -43,63 +43,71 @@ class Settings:
 
 @dataclass
 class Invention:
-    """What inventing gave: rows accepted, counts by outcome, three examples of each refusal, a closing message."""
+    """A pool of prompts that a model invents: grow() asks it for more, and goes on where it stopped.
 
+    seeds: see usable_seeds; refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter, which the
+    seeds join. Sampled as given.rewriting says, whose seed also draws the shots.
+    It holds the rows accepted, counts by outcome, three examples of each refusal; message: why it can grow no more.
+    """
+
+    model: str
+    seeds: list[str]
+    settings: Settings
+    refuse: Callable[[str], str | None]
+    novelty: NoveltyFilter
+    given: Conditions
     rows: list[Prompt] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     message: str = ""
+    num_calls: int = 0
+    num_slow: int = 0  # batches in a row, up to now, that brought hardly anything
+
+    def __post_init__(self):
+        if not self.seeds:
+            raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
+        self.rng = random.Random(self.given.rewriting.seed)
+        for seed in self.seeds:
+            self.novelty.accept(seed)
+
+    def grow(self, wanted: int) -> None:
+        """Invent until there are `wanted` prompts in all, two asked for per call (POIR Table 6), each call shown
+        num_shots of the pool, which grows between batches of calls.
+
+        Stops early, with a message, when five batches in a row bring hardly anything new, or after MOST_CALLS for each
+        prompt wanted. A batch makes a call for each prompt that is missing, within batch_size, and eight at least.
+        """
+        most, slowest = MOST_CALLS * wanted, self.settings.min_acceptance
+        with Bar(wanted, "new prompts" if self.given.progress else None, len(self.rows)) as bar:
+            while len(self.rows) < wanted and self.num_slow < _SLOW_BATCHES and self.num_calls < most:
+                before, missing = len(self.rows), wanted - len(self.rows)
+                number = min(self.given.runtime.batch_size, most - self.num_calls, max(missing, _FEWEST_CALLS))
+                shots = [_shots(self.rng, self.seeds, self.rows, self.settings) for _ in range(number)]
+                for text, shown in zip(_ask(self, shots, bar), shots, strict=True):
+                    _take(self, text, shown, wanted)
+                accepted, self.num_calls = len(self.rows) - before, self.num_calls + number
+                is_slow = accepted < missing and accepted / (2 * number) <= slowest
+                self.num_slow = self.num_slow + 1 if is_slow else 0
+                bar.update(accepted)
+        if len(self.rows) < wanted:
+            self.message = _closing(self, wanted)
 
 
-def invent(
-    model: str,
-    seeds: list[str],
-    settings: Settings,
-    refuse: Callable[[str], str | None],
-    novelty: NoveltyFilter,
-    given: Conditions,
-) -> Invention:
-    """Up to num_prompts new prompts, two asked for per call (POIR Table 6), each call shown num_shots of the pool.
-
-    seeds: see usable_seeds; refuse: reason to refuse a prompt, or None; novelty: the pool's ROUGE-L filter. Sampled as
-    given.rewriting says. The pool grows between batches of calls. Stops early, with a message, when five batches in a
-    row bring hardly anything new, or after MOST_CALLS for each prompt wanted.
-    """
-    if not seeds:
-        raise ValueError("no usable seed prompt: name a prompt set or file with `seeds`")
-    for seed in seeds:
-        novelty.accept(seed)
-    found, rng, slow, call = Invention(), random.Random(given.rewriting.seed), 0, 0
-    wanted, most = settings.num_prompts, MOST_CALLS * settings.num_prompts
-    with Bar(wanted, "new prompts" if given.progress else None) as bar:
-        while len(found.rows) < wanted and slow < _SLOW_BATCHES and call < most:
-            before, number = len(found.rows), min(given.runtime.batch_size, most - call)
-            shots = [_shots(rng, seeds, found.rows, settings) for _ in range(number)]
-            for text, shown in zip(_ask(model, shots, call, given, bar), shots, strict=True):
-                _take(found, text, shown, wanted, refuse, novelty)
-            call, accepted = call + number, len(found.rows) - before
-            slow = 0 if accepted / (2 * number) > settings.min_acceptance else slow + 1
-            bar.update(accepted)
-    if len(found.rows) < wanted:
-        found.message = _closing(len(found.rows), settings, slow)
-    return found
-
-
-def _ask(model: str, shots: list[list[str]], call: int, given: Conditions, bar: Bar) -> list[Generation]:
-    """What the model answers to each list of shots; their samples are numbered from `call` on."""
+def _ask(found: Invention, shots: list[list[str]], bar: Bar) -> list[Generation]:
+    """What the model answers to each list of shots; their samples are numbered from num_calls on."""
+    given = found.given
     template = templates.load("invent", given.templates)
     requests = [templates.messages(template, seeds=templates.seed_block(each)) for each in shots]
-    numbers = list(range(call, call + len(requests)))
+    numbers = list(range(found.num_calls, found.num_calls + len(requests)))
     note = bar.set_postfix_str
-    return generate(model, requests, given.rewriting, given.runtime, given.journal, numbers, None, note)
+    return generate(found.model, requests, given.rewriting, given.runtime, given.journal, numbers, None, note)
 
 
-def _closing(number: int, settings: Settings, slow: int) -> str:
+def _closing(found: Invention, wanted: int) -> str:
     """Why the pool ended before it held as many prompts as were wanted."""
-    few = f"at most {settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches"
-    why = few if slow == _SLOW_BATCHES else f"{MOST_CALLS} calls made for each"
-    got = f"{number} of {settings.num_prompts} prompts"
-    return f"the pool stopped growing at {got} ({why}): add seeds or loosen a filter"
+    few = f"at most {found.settings.min_acceptance:.0%} accepted in each of {_SLOW_BATCHES} batches"
+    why = few if found.num_slow == _SLOW_BATCHES else f"{MOST_CALLS} calls made for each"
+    return f"the pool stopped growing at {len(found.rows)} of {wanted} prompts ({why}): add seeds or loosen a filter"
 
 
 def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], settings: Settings) -> list[str]:
@@ -108,7 +116,7 @@ def _shots(rng: random.Random, seeds: list[str], rows: list[Prompt], settings: S
     return [rng.choice(pool) for pool in pools]
 
 
-def _take(found: Invention, made, shots: list[str], num_prompts: int, refuse, novelty: NoveltyFilter) -> None:
+def _take(found: Invention, made: Generation, shots: list[str], wanted: int) -> None:
     """Sort one call's instructions into accepted rows and counted refusals; a call that failed was to bring two."""
     if made.reason:
         found.counts["no answer"] += 2
@@ -118,11 +126,11 @@ def _take(found: Invention, made, shots: list[str], num_prompts: int, refuse, no
     if len(texts) < 2:
         _example(found, "unparsed", made.text)
     for text in texts:
-        if len(found.rows) >= num_prompts:
+        if len(found.rows) >= wanted:
             return
-        reason = refuse(text)
+        reason = found.refuse(text)
         if reason is None:
-            new, nearest = novelty.accept(text)
+            new, nearest = found.novelty.accept(text)
             reason = None if new else "duplicate" if (text, 1.0) in nearest else "too similar"
         found.counts[reason or "accepted"] += 1
         if reason:

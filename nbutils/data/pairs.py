@@ -60,11 +60,24 @@ class PreferencePair:
 def load(ref: str, num_pairs: int = 0, seed: int = 0) -> tuple[list[PreferencePair], dict[str, int]]:
     """(pairs, counts) of a set's training split, in the set's order; its test prompts are left out as in data.load.
 
-    ref: a name or hub id as in data.load, or a file. num_pairs: how many at most, 0 for all; drawn by seed, whatever
-    the order of the rows (a stream is mixed in a buffer instead).
-    counts: rows read, then why there is no pair: DROPPED, in rows; a prompt's rated responses count as one; kept.
+    ref: a name or hub id as in sets.load, or a file, or several with a + between them. num_pairs: how many at most, 0
+    for all; drawn by seed, whatever the order of the rows (a stream is mixed in a buffer instead).
+    counts: rows read, then why there is no pair: DROPPED, in rows; a prompt's rated responses count as one; kept. What
+    two sets hold is a duplicate or a contradiction as within one; of several, each one's rows read and kept come last.
     Raises ValueError, FileNotFoundError, PermissionError or ConnectionError, each in one line.
     """
+    names = sets.parts(ref)
+    if len(names) == 1:
+        return _load_one(names[0], num_pairs, seed)
+    each = {name: _load_one(name, num_pairs, seed) for name in names}
+    between: Counter[str] = Counter()
+    found = _distinct((pair for pairs, _ in each.values() for pair in pairs), between, 0)
+    found = _draw(found, num_pairs, seed) if 0 < num_pairs < len(found) else found
+    return found, sets.summed({name: counts for name, (_, counts) in each.items()}, found, **between)
+
+
+def _load_one(ref: str, num_pairs: int, seed: int) -> tuple[list[PreferencePair], dict[str, int]]:
+    """load() of one set."""
     hub_id = _hub_id(ref)
     streamed = bool(hub_id) and num_pairs > 0
     rows = hub.read_hub(hub_id, "train", seed if streamed else None) if hub_id else _read_local(ref)
@@ -79,7 +92,8 @@ def load(ref: str, num_pairs: int = 0, seed: int = 0) -> tuple[list[PreferencePa
 
 def check(ref: str) -> None:
     """Stop on a pair set that cannot exist, without loading anything: ValueError or FileNotFoundError in one line."""
-    _hub_id(ref)
+    for name in sets.parts(ref):
+        _hub_id(name)
 
 
 def load_rewrites(path: Path) -> tuple[list[records.Pair], dict[str, int]]:

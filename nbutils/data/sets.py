@@ -1,9 +1,11 @@
 """Prompt sets by name, hub id or file, as rows with a `prompt_id` whatever their columns are called.
 
+Several sets are named as one, ultrafeedback+orca; a prompt that two of them hold is the first one's.
+
 Which rows serve which role (decided by the set, never by chance):
 - a `split` column, or a hub set's own test or validation split, is kept;
 - the evaluation sets and files without a `split` column: every row serves either role;
-- other hub sets: the tenth of the prompts whose prompt_id is divisible by ten is for testing.
+- other hub sets: the tenth of the prompts whose prompt_id is divisible by ten is for testing (as seeds all are read).
 """
 
 import difflib
@@ -48,19 +50,38 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Loading
 
 
+def parts(ref: str) -> list[str]:
+    """The sets that a name stands for: a and b for a+b. A file with a + in its own name or its folder's is one set."""
+    pieces, found = ref.split("+"), []
+    while pieces:
+        longer = ["+".join(pieces[:number]) for number in range(1, len(pieces) + 1)]
+        files_there = [name for name in longer if _find(Path(name).expanduser()).is_file()]
+        part = (files_there[-1:] or [name for name in longer if not _is_half_a_path(name)] or longer[:1])[0]
+        found.append(part.strip())
+        pieces = pieces[longer.index(part) + 1 :]
+    return found
+
+
+def _is_half_a_path(name: str) -> bool:
+    """Whether it names folders but no file in them, as what stands before a + in outputs/mine/a+b/pairs.jsonl."""
+    known = _HUB_ID.fullmatch(name.strip()) and not name.startswith(".")
+    return "/" in name and not known and Path(name).suffix.lower() not in (*readers.EXTENSIONS, *_OTHER_FILES)
+
+
 def check(ref: str) -> None:
     """Stop on a prompt set that cannot exist, without loading anything: ValueError or FileNotFoundError in one line."""
-    _resolve(ref)
+    for part in parts(ref):
+        _resolve(part)
 
 
 def hub_id(ref: str) -> str | None:
-    """The hub set behind ref; None for what comes from elsewhere."""
+    """The hub set behind the name of one set; None for what comes from elsewhere."""
     kind, source = _resolve(ref)
     return source if kind == "hub" else None
 
 
 def is_here(ref: str) -> bool:
-    """Whether a prompt or pair set can be read without a network."""
+    """Whether one prompt or pair set can be read without a network."""
     kind, source = _resolve(ref)
     if kind == "evaluation":
         return hub.local_copy(source) is not None or hub.fetched(source).is_file()
@@ -81,11 +102,36 @@ def load_counted(
     the rows, and more of them for a larger number (a stream is mixed in a buffer instead); shuffle=False takes the
     first. The rows come in the set's order. Prompts are stripped of blanks at both ends;
     half a character (a lone surrogate) becomes U+FFFD: no model and no page can show it.
-    counts: rows read, empty (without a prompt), duplicates (merged), other_split, kept.
+    counts: rows read, empty (without a prompt), duplicates (merged), other_split, kept; of several sets the sums, then
+    each one's rows read and kept.
     Raises ValueError, FileNotFoundError, PermissionError or ConnectionError, each in one line.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be train or test, got {split!r}")
+    names = parts(ref)
+    if len(names) == 1:
+        return _load_one(names[0], split, num_prompts, seed, shuffle)
+    each = {name: _load_one(name, split, num_prompts, seed, shuffle) for name in names}
+    known: dict[str, records.Prompt] = {}
+    for prompt in (prompt for prompts, _ in each.values() for prompt in prompts):
+        known.setdefault(prompt.prompt_id, prompt)
+    found = _cut(list(known.values()), num_prompts, seed, shuffle)
+    repeated = sum(len(prompts) for prompts, _ in each.values()) - len(known)
+    return found, summed({name: counts for name, (_, counts) in each.items()}, found, duplicates=repeated)
+
+
+def summed(each: dict[str, dict[str, int]], found: list, **more: int) -> dict[str, int]:
+    """The counts of several sets: their sums, and `more`, then the rows read and kept of each; found: rows kept."""
+    total = sum((Counter(counts) for counts in each.values()), Counter(more))
+    kept = Counter(row.source["set"] for row in found)
+    of_each = {f"{name} {what}": n for name in each for what, n in (("read", each[name]["read"]), ("kept", kept[name]))}
+    return {name: total[name] for name in next(iter(each.values()))} | {"kept": len(found)} | of_each
+
+
+def _load_one(
+    ref: str, split: str, num_prompts: int, seed: int, shuffle: bool, whole: bool = False
+) -> tuple[list[records.Prompt], dict[str, int]]:
+    """load_counted of one set. whole: with the tenth that a hash would keep for the other role."""
     kind, source = _resolve(ref)
     streamed = kind == "hub" and num_prompts > 0
     rows = {
@@ -94,12 +140,12 @@ def load_counted(
         "file": lambda: readers.read_rows(Path(source)),
         "hub": lambda: hub.read_hub(source, split, seed if streamed and shuffle else None),
     }[kind]()
+    if whole:
+        rows = (row | {"split": None} if row.get("split") is hub.BY_HASH else row for row in rows)
     name = Path(source).stem if kind == "file" else ref.split("/")[-1]  # can name a file
     counts = Counter(read=0, empty=0, duplicates=0, other_split=0, kept=0)
     prompts = _prompts(rows, ref, name, split, counts)
-    found = list(islice(prompts, num_prompts)) if streamed else list(prompts)
-    if 0 < num_prompts < len(found):
-        found = _draw(found, num_prompts, seed) if shuffle else found[:num_prompts]
+    found = _cut(list(islice(prompts, num_prompts)) if streamed else list(prompts), num_prompts, seed, shuffle)
     if not found:
         seen = ", ".join(f"{counts[key]} {key}" for key in ("read", "empty", "other_split"))
         raise ValueError(f"{ref} has no usable prompt for {split} ({seen}): check its columns, or name another set")
@@ -108,22 +154,33 @@ def load_counted(
 
 def num_test_prompts(ref: str) -> int | None:
     """How many test prompts a set has; None where only its hub can tell. Reaches no network."""
+    if len(names := parts(ref)) > 1:
+        sizes = [num_test_prompts(name) for name in names]
+        return None if None in sizes else sum(size or 0 for size in sizes)
     kind, source = _resolve(ref)
     if kind == "evaluation" and not hub.local_copy(source):
         return hub.EVALUATION_SIZES[ref]
     return None if kind == "hub" else len(load(ref, "test"))
 
 
-def seeds(ref: str, num_prompts: int = 10_000) -> list[str]:
-    """Seed prompts of a set: the sandbox's own, or the training prompts of any set, num_prompts at most (0: all)."""
-    if ref == "sandbox":
-        return _sandbox().seeds()
-    return [row.prompt for row in load(ref, "train", num_prompts)]
+def seeds(ref: str, tested: list[str] | tuple[str, ...] = (), num_prompts: int = 10_000) -> list[str]:
+    """Seed prompts of a set: the sandbox's own, or of any set the prompts that are for training or for either role.
+
+    A hub set without a test split of its own is read whole, unless it is one of `tested`, the prompt sets that are
+    evaluated. num_prompts: of each set, at most (0: all).
+    """
+    held_out = {_resolve(part) for name in tested for part in parts(name)}
+    found: list[str] = []
+    for name in parts(ref):
+        whole = _resolve(name) not in held_out
+        loaded = [] if name == "sandbox" else _load_one(name, "train", num_prompts, 0, True, whole)[0]
+        found += _sandbox().seeds() if name == "sandbox" else [row.prompt for row in loaded]
+    return found
 
 
 def files(*refs: str) -> list[Path]:
     """The files on this machine that these prompt sets are read from: a step's inputs."""
-    found = (_resolve(ref) for ref in refs)
+    found = (_resolve(part) for ref in refs for part in parts(ref))
     each = (
         Path(source) if kind == "file" else hub.local_copy(source)
         for kind, source in found
@@ -189,7 +246,12 @@ def _sandbox():
     return importlib.import_module("nbutils.sandbox.prompt_sets")
 
 
-def _draw(found: list[records.Prompt], num_prompts: int, seed: int) -> list[records.Prompt]:
+def _cut(found: list[records.Prompt], num_prompts: int, seed: int, shuffle: bool) -> list[records.Prompt]:
+    """num_prompts of them at most, 0 for all: drawn by seed, or the first."""
+    if not 0 < num_prompts < len(found):
+        return found
+    if not shuffle:
+        return found[:num_prompts]
     ranked = sorted(found, key=lambda row: sha256(f"{seed} {row.prompt_id}".encode()).digest())
     chosen = {row.prompt_id for row in ranked[:num_prompts]}
     return [row for row in found if row.prompt_id in chosen]

@@ -29,6 +29,7 @@ from nbutils.evaluate import answering
 from nbutils.evaluate.arms import Arm
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
+from nbutils.experiment.params import closest
 from nbutils.experiment.progress import Bar
 from nbutils.models import likelihood, loading, references
 from nbutils.models.devices import Runtime
@@ -118,6 +119,15 @@ def read_benchmarks(
         shots = int(number) if colon else None
         found.append(Benchmark(name, shots, num_questions, field, folder, chat_template))
     return found
+
+
+def chosen(arms: list[Arm], names: list[str]) -> list[Arm]:
+    """The arms that are scored: those named, all where none is. ValueError for a name that is none of theirs."""
+    known = [arm.name for arm in arms]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"benchmark_arms: {name!r} is not among the arms of this step: {closest(name, known)}")
+    return [arm for arm in arms if arm.name in (names or known)]
 
 
 def files(benchmarks: list[Benchmark]) -> list[Path]:

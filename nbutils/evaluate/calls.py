@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass
 
 from nbutils.collect import invent
+from nbutils.collect.collecting import Wanted
 from nbutils.evaluate import watching
 from nbutils.evaluate.arms import links
 from nbutils.models import references, spending, templates
@@ -107,8 +108,8 @@ class _Step:
         return round(len((found.system or "") + found.user) / spending.LETTERS_PER_TOKEN)
 
     def collecting(self, name: str) -> list[Calls]:
-        """01: inventing, then the self-critique loop of each prompt."""
-        prompts = (self._get("num_prompts"), "prompts")
+        """01: inventing, and the self-critique loop of each prompt, of as many as it invents at most."""
+        prompts = (Wanted(self._get("num_pairs"), self._get("max_prompts")).most_prompts, "prompts")
         read = self._template("invent") + self._get("num_shots") * self.prompt
         asked = Calls(((invent.MOST_CALLS, "calls for each of"), prompts), read, self._get("max_prompt_tokens"))
         return [asked] * (name == "prompter") + self._loop(name, (prompts,))

@@ -40,8 +40,9 @@ class Probe:
 def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str]) -> list[Sample]:
     """Samples of all sources, in order: own, initial (policy prompter), then each checkpoint.
 
-    checkpoints: {source: model folder}. What is in the journal is not asked again.
+    checkpoints: {source: model folder}. What is in the journal is not asked again. A prompt of two sets is drawn once.
     """
+    prompts = list({row.prompt_id: row for row in prompts}.values())
     if not prompts:
         return []
     last = checkpoints.get("trained")

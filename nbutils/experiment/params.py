@@ -100,7 +100,9 @@ def check(schema: dict[str, Parameter], values: dict, where: str) -> dict:
     for name, value in values.items():
         _refuse_secret(name, value, where)
         if name not in schema:
-            raise ValueError(f"{where}: unknown parameter {name!r}: {closest(name, schema)}")
+            near = difflib.get_close_matches(str(name), schema, n=1)
+            meaning = f" It is: {schema[near[0]].help}" if near and schema[near[0]].help else ""
+            raise ValueError(f"{where}: unknown parameter {name!r}: {closest(name, schema)}{meaning}")
         checked[name] = _check_value(schema[name], value, f"{where}: {name}")
     return checked
 

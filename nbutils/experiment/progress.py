@@ -7,8 +7,9 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -94,12 +95,17 @@ def _started(pid: int) -> float | None:
 
 
 class Bar(tqdm):
-    """tqdm's bar with the above. label: its name, None for no bar at all; file: where it goes outside a notebook."""
+    """tqdm's bar with the above. label: its name, None for no bar at all; file: where it goes outside a notebook.
+
+    One that is opened `with` another one open is a note beside that one: a step's own bar stays in sight.
+    """
 
     monitor_interval = 0  # no thread
+    _outermost: ClassVar["Bar | None"] = None  # the first `with`
 
     def __init__(self, total: int, label: str | None, initial: int = 0, file=None):
         self._shown, self._shown_at, self._moved = 0.0, -1, True
+        self._beside = Bar._outermost if label is not None else None
         self._handle, self._closing = None, False
         self._in_notebook = recording.shell() is not None
         super().__init__(
@@ -109,13 +115,20 @@ class Bar(tqdm):
             disable=label is None,
             mininterval=_EVERY_SECONDS,
             miniters=1,
-            file=io.StringIO() if self._in_notebook else file,
+            file=io.StringIO() if self._in_notebook or self._beside else file,
             ncols=_WIDTH if self._in_notebook else None,
             ascii=False if self._in_notebook else None,
         )
 
+    def __enter__(self):
+        if Bar._outermost is None and not self.disable:
+            Bar._outermost = self
+        return super().__enter__()
+
     def display(self, msg=None, pos=None):
         """Show it, where that is: called by tqdm."""
+        if self._beside:
+            return self._beside.set_postfix_str(str(self._numbers()))
         if due := self._is_due():
             self._keep()
         if not self._in_notebook:
@@ -145,12 +158,16 @@ class Bar(tqdm):
         if file is None or self._closing:
             return
         rate = known["rate"] or ((self.n - self.initial) / known["elapsed"] if known["elapsed"] else None)
-        bar = {"label": self.desc.removesuffix(": "), "done": self.n, "total": self.total, "rate": rate}
-        write(file.parent, here(**bar, note=self.postfix or ""))
+        write(file.parent, replace(self._numbers(), rate=rate))
+
+    def _numbers(self) -> Progress:
+        return here(label=self.desc.removesuffix(": "), done=self.n, total=self.total, note=self.postfix or "")
 
     def close(self):
         """The end: shown once more; what comes next has no bar yet."""
-        if not self.disable and (file := _file()):
+        if Bar._outermost is self:
+            Bar._outermost = None
+        if not self.disable and not self._beside and (file := _file()):
             write(file.parent, here()) if os.environ.get("WORKBOOK_PROGRESS") else clear(file.parent)
         self._closing = True
         super().close()

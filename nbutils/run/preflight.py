@@ -140,7 +140,7 @@ def read_sets(step: PlannedStep) -> list[str]:
     found += [get("seeds")] if number == "01" else []
     found += [get("dataset")] if get("train_on") == "dataset" else []
     found += [get(name) for name in ("preference_pairs", "reward_pairs") if get(name) not in ("", "collect")]
-    return [name for name in dict.fromkeys(found) if name]
+    return list(dict.fromkeys(part for name in found if name for part in sets.parts(name)))
 
 
 def _check_offline(name: str) -> None:

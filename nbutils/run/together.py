@@ -40,6 +40,9 @@ def check_arms(step: PlannedStep, pending: list[PlannedStep], planned: list[Plan
     trains = [other.id for other in planned if other.cell == step.cell and other.notebook[:2] in ("02", "03")]
     known = list(dict.fromkeys([*BUILT_IN, *trains]))
     arms = step.parameters.get("arms") or []
+    scored = set(step.parameters.get("benchmark_arms") or []) - {*arms, step.parameters.get("baseline")}
+    if scored:
+        raise ValueError(f"benchmark_arms: {', '.join(sorted(scored))} not among the arms of this step")
     for arm in dict.fromkeys([*arms, *filter(None, [step.parameters.get("baseline")] if arms else [])]):
         for link in links(arm):
             if link in BUILT_IN or (step.folder.parent / link / "arm.json").is_file():
@@ -75,11 +78,14 @@ def _before(step: PlannedStep, pending: list[PlannedStep]) -> list[PlannedStep]:
 
 
 def check_pairs(step: PlannedStep, pending: list[PlannedStep], planned: list[PlannedStep]) -> None:
-    """pairs_of, preference_pairs and reward_pairs name a file that is there, a pair set, or what a step collects."""
+    """pairs_of, preference_pairs and reward_pairs name a file that is there, pair sets, or what a step collects, of
+    which there are as many as a training wants."""
     for name in ("preference_pairs", "reward_pairs"):
-        ref = step.parameters.get(name)
-        if ref and ref != "collect" and not is_made_before(ref, step, planned):
-            pairs.check(ref)
+        ref = step.parameters.get(name) or ""
+        for part in sets.parts(ref) if ref not in ("", "collect") else ():
+            if not is_made_before(part, step, planned):
+                pairs.check(part)
+    _check_enough(step, planned)
     wanted, collecting = step.parameters.get("pairs_of"), [one for one in planned if one.notebook.startswith("01")]
     if not wanted:
         return
@@ -95,6 +101,17 @@ def check_pairs(step: PlannedStep, pending: list[PlannedStep], planned: list[Pla
         file = other.folder / "pairs.jsonl"
         if not file.is_file() and other not in _before(step, pending):
             raise FileNotFoundError(f"pairs_of {wanted!r}: {paths.relative(file)} is not there: run that step first")
+
+
+def _check_enough(step: PlannedStep, planned: list[PlannedStep]) -> None:
+    """03 is to train on no more pairs of its own cell than 01 collects."""
+    get, wanted = step.parameters.get, step.parameters.get("num_pairs", 0)
+    if not step.notebook.startswith("03") or get("preference_pairs") or get("pairs_of"):
+        return
+    made = [one for one in planned if one.notebook.startswith("01") and (one.cell, one.id) == (step.cell, "collect")]
+    for number in (one.parameters.get("num_pairs", wanted) for one in made):
+        if wanted > number:
+            raise ValueError(f"num_pairs {wanted}, of {number} that 01_collect makes: raise it there, or set 0 for all")
 
 
 # --- the sandbox's own, beside other models

@@ -26,10 +26,12 @@ SHORT, LONG, LOOP = Sampling(max_new_tokens=96), Sampling(max_new_tokens=64), Lo
 
 
 def invented(num_prompts: int, journal: Journal | None, runtime: Runtime) -> list:
-    seeds, settings = sets.seeds("sandbox"), invent.Settings(num_prompts)
+    seeds = sets.seeds("sandbox")
     refuse = invent.refusal(2, 150, [], set(), invent.scripts_of(seeds))
     given = Conditions("sandbox", SHORT, LONG, runtime, journal)
-    return invent.invent(MODEL, seeds, settings, refuse, NoveltyFilter(1.0), given).rows
+    made = invent.Invention(MODEL, seeds, invent.Settings(), refuse, NoveltyFilter(1.0), given)
+    made.grow(num_prompts)
+    return made.rows
 
 
 def evaluated(prompts: list, journal: Journal | None, runtime: Runtime) -> list:

@@ -1,9 +1,11 @@
 """POIR's step 1: filters counted, loops that end, nothing asked twice."""
 
+from dataclasses import replace
+
 import pytest
 
 from nbutils.collect import invent
-from nbutils.collect.invent import Settings
+from nbutils.collect.invent import Invention, Settings
 from nbutils.data.novelty import NoveltyFilter
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import prompt_id
@@ -16,7 +18,10 @@ def run(model, num_prompts=20, seeds=("tell me more", "say it"), threshold=1.0, 
     refuse = invent.refusal(**{"min_words": 2, "max_words": 6, "keywords": ["bomb"], "test_ids": set()} | limits)
     pool = NoveltyFilter(threshold)
     given = Conditions("sandbox", runtime=Runtime(4), journal=journal)
-    return invent.invent(model, list(seeds), Settings(num_prompts, 2), refuse, pool, given)
+    made = Invention(model, list(seeds), Settings(2), refuse, pool, given)
+    for wanted in [num_prompts] if isinstance(num_prompts, int) else num_prompts:
+        made.grow(wanted)
+    return made
 
 
 def test_invented_prompts_are_new_counted_and_traced():
@@ -134,15 +139,18 @@ def test_inventing_ends_when_hardly_anything_is_accepted(monkeypatch):
         return f"Generated Instruction 1: tell me more\nGenerated Instruction 2: {new}"
 
     monkeypatch.setattr(fakes, "collector", repeat)
-    refuse = invent.refusal(2, 6, [], set())
-    floored = lambda floor: invent.invent(  # noqa: E731
-        "fakes:collector", ["tell me more", "say it"], Settings(8, 2, min_acceptance=floor), refuse, NoveltyFilter(1.0),
-        Conditions("sandbox", runtime=Runtime(20)),
-    )  # fmt: skip
+
+    def floored(floor):
+        seeds, refuse, given = ["tell me more", "say it"], invent.refusal(2, 6, [], set()), Conditions("sandbox")
+        settings, given = Settings(2, min_acceptance=floor), replace(given, runtime=Runtime(20))
+        made = Invention("fakes:collector", seeds, settings, refuse, NoveltyFilter(1.0), given)
+        made.grow(25)
+        return made
+
     made = floored(0.03)
     assert len(made.rows) == 5 and "at most 3% accepted in each of 5 batches" in made.message
     calls.clear()
-    assert len(floored(0.02).rows) == 8
+    assert len(floored(0.02).rows) == 25
 
 
 def test_resumed_invention_asks_nothing_twice_and_ends_the_same(tmp_path, monkeypatch):
@@ -154,3 +162,34 @@ def test_resumed_invention_asks_nothing_twice_and_ends_the_same(tmp_path, monkey
     with Journal(tmp_path / "j.jsonl") as journal:
         again = run("fakes:collector", 6, journal=journal)
     assert again.rows == first.rows and again.counts == first.counts
+
+
+def test_a_pool_that_grows_in_chunks_asks_as_one_that_grows_at_once(tmp_path, monkeypatch):
+    """With whole batches in each chunk: the same shots, the same numbers of calls, so that a journal serves both."""
+    import fakes
+
+    with Journal(tmp_path / "j.jsonl") as journal:
+        first = run("fakes:inventive", (8, 24, 24, 40), journal=journal)
+    monkeypatch.setattr(fakes, "inventive", lambda messages: pytest.fail("asked anew"))
+    with Journal(tmp_path / "j.jsonl") as journal:
+        again = run("fakes:inventive", 40, journal=journal)
+    assert again.rows == first.rows and again.counts == first.counts and again.num_calls == first.num_calls == 20
+
+
+def test_a_small_chunk_is_no_sign_of_a_pool_that_has_stopped():
+    """Of a batch's 8 instructions only one is wanted, chunk after chunk: below the floor, and no reason to end."""
+    pool = NoveltyFilter(1.0)
+    given = Conditions("sandbox", runtime=Runtime(4))
+    made = Invention("fakes:inventive", ["tell me"], Settings(2, min_acceptance=0.2), lambda text: None, pool, given)
+    for wanted in range(1, 11):
+        made.grow(wanted)
+    assert len(made.rows) == 10 and made.message == ""
+
+
+@pytest.mark.parametrize(("missing", "batch_size", "calls"), [(3, 256, 8), (40, 256, 40), (40, 16, 16)])
+def test_a_batch_makes_no_more_calls_than_prompts_are_missing(missing, batch_size, calls):
+    given = Conditions("sandbox", runtime=Runtime(batch_size))
+    made = Invention("fakes:mute", ["tell me"], Settings(1), lambda text: None, NoveltyFilter(1.0), given)
+    made.num_slow = 4  # one more batch
+    made.grow(missing)
+    assert made.num_calls == calls

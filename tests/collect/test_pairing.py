@@ -54,8 +54,9 @@ def test_lineage_leads_from_a_pair_back_to_its_shots_and_rounds():
 def test_funnel_counts_follow_from_the_rows():
     seeds, pool, model = ["tell me more", "say it"], NoveltyFilter(1.0), "fakes:collector"
     given = Conditions("sandbox", runtime=Runtime(4))
-    refuse, asked = invent.refusal(2, 6, ["bomb"], set()), invent.Settings(4, 2)
-    made = invent.invent(model, seeds, asked, refuse, pool, given)
+    refuse, asked = invent.refusal(2, 6, ["bomb"], set()), invent.Settings(2)
+    made = invent.Invention(model, seeds, asked, refuse, pool, given)
+    made.grow(4)
     rounds = critique.self_evaluate(model, model, made.rows, Loop(), given)
     counts = pairing.count(made, made.rows, rounds, pairing.make_pairs(rounds, 4))
     stages = list(counts["funnel"].values())

@@ -179,6 +179,32 @@ def test_repeats_merge_and_a_pair_labelled_both_ways_is_no_pair(write):
 # Sets
 
 
+def test_several_sets_are_one_and_what_they_say_of_the_same_pair_is_counted_as_within_one(write):
+    """Both hold x; of y they say opposite things, which is two rows that contradict each other."""
+    labelled = lambda *rows: [{"prompt": p, "chosen": a, "rejected": b} for p, a, b in rows]  # noqa: E731
+    one = write(*labelled(("x", "a", "b"), ("y", "c", "d"), ("z", "a", "b"), ("z", "a", "b")), name="o+ne.jsonl")
+    two = write(*labelled(("y", "d", "c"), ("x", "a", "b"), ("w", "a", "b"), ("v", "a", "a")), name="two.jsonl")
+    found, counts = pairs.load(f"{one}+{two}")
+    assert sides(found) == [("x", "a", "b"), ("z", "a", "b"), ("w", "a", "b")]
+    assert {name: count for name, count in counts.items() if count} == {
+        "read": 8, "same": 1, "duplicates": 2, "contradictory": 2, "kept": 3,
+        f"{one} read": 4, f"{one} kept": 2, f"{two} read": 4, f"{two} kept": 1,
+    }  # fmt: skip
+    assert counts["read"] == sum(counts[name] for name in (*pairs.DROPPED, "kept"))
+    assert len(pairs.load(f"{one}+{two}", 2)[0]) == 2
+    assert set(sides(pairs.load(f"{two}+{one}")[0])) == set(sides(found))
+    with pytest.raises(ValueError, match="sandbox has prompts but no preference pairs"):
+        pairs.load(f"{one}+sandbox")
+
+
+def test_two_hub_sets_in_one_name(fake_hub):
+    asked = fake_hub(*({"prompt": p, "chosen": "up", "rejected": "down"} for p in (TRAINING_PROMPT, TEST_PROMPT)))
+    found, counts = pairs.load("ultrafeedback+orca")
+    assert asked == ["openbmb/UltraFeedback", "Intel/orca_dpo_pairs"]
+    assert sides(found) == [(TRAINING_PROMPT, "up", "down")] and counts["other_split"] == 2
+    assert (counts["duplicates"], counts["ultrafeedback kept"], counts["orca kept"]) == (1, 1, 0)
+
+
 def test_drawing_is_seeded_whatever_the_order_of_the_rows(write):
     rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(50)]
     path = write(*rows)

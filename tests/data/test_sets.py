@@ -223,6 +223,67 @@ def test_seeds(write):
         sets.seeds(write("e.jsonl", jsonl({"instruction": " "})))
 
 
+def test_a_hub_set_of_seeds_is_read_whole_unless_it_is_tested_on(fake_hub):
+    """Self-Instruct's 175 have no test split: a tenth is not held out of what nobody is tested on."""
+    fake_hub(train=[{"instruction": f"task {number}"} for number in range(175)])
+    seeds = sets.seeds("HuggingFaceH4/self-instruct-seed", ["sandbox"])
+    assert set(seeds) == {f"task {number}" for number in range(175)} and len(seeds) == 175
+    trained = texts(sets.load("owner/name", "train"))
+    assert len(trained) < 175 and set(sets.seeds("owner/name", ["sandbox", "owner/name"])) == set(trained)
+
+
+def test_a_hub_set_of_seeds_with_a_test_split_keeps_it(fake_hub):
+    fake_hub(train=[{"prompt": "a"}], test=[{"prompt": "b"}])
+    assert sets.seeds("owner/name") == ["a"]
+
+
+# Several sets in one name
+
+
+@pytest.mark.parametrize(
+    ("ref", "wanted"),
+    [
+        ("ultrafeedback", ["ultrafeedback"]),
+        ("ultrafeedback+orca", ["ultrafeedback", "orca"]),
+        (" helpsteer + owner/name-1.5 + b.csv", ["helpsteer", "owner/name-1.5", "b.csv"]),
+        ("a+b.jsonl", ["a+b.jsonl"]),  # is there
+        ("orca+a+b.jsonl+sandbox", ["orca", "a+b.jsonl", "sandbox"]),
+        ("b+c.jsonl", ["b", "c.jsonl"]),  # is not
+        ("outputs/mine/a+seed-0/collect/pairs.jsonl", ["outputs/mine/a+seed-0/collect/pairs.jsonl"]),  # nor made yet
+        ("outputs/mine/a+b/p.jsonl+orca", ["outputs/mine/a+b/p.jsonl", "orca"]),
+        ("orca+", ["orca", ""]),
+        ("", [""]),
+    ],
+)
+def test_a_plus_stands_between_sets_but_where_a_files_name_has_it(ref, wanted, tmp_path, monkeypatch):
+    (tmp_path / "a+b.jsonl").write_text(jsonl({"prompt": "x"}))
+    monkeypatch.setenv("WORKBOOK_ROOT", str(tmp_path))
+    assert sets.parts(ref) == wanted
+
+
+def test_several_sets_are_one_without_what_they_share(write):
+    one = write("one.jsonl", jsonl({"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}))
+    two = write("t+wo.jsonl", jsonl({"prompt": "b"}, {"prompt": " "}, {"prompt": "c"}))
+    found, counts = sets.load_counted(f"{one}+{two}", "train")
+    assert [(row.prompt, row.prompt_set) for row in found] == [("a", "one"), ("b", "one"), ("c", "t+wo")]
+    assert counts == {
+        "read": 6, "empty": 1, "duplicates": 2, "other_split": 0, "kept": 3,
+        f"{one} read": 3, f"{one} kept": 2, f"{two} read": 3, f"{two} kept": 1,
+    }  # fmt: skip
+    assert sets.load(f"{one}+{two}", "train", 2, seed=1) == sets.load(f"{one}+{two}", "train", 2, seed=1)
+    assert len(sets.load(f"{one}+{two}", "train", 2)) == 2 == len(sets.load(f"{one}+{two}", "test", 2))
+    assert [str(path) for path in sets.files(f"{one}+{two}", "orca+sandbox")] == [one, two]
+    assert sets.seeds(f"{one}+{two}") == ["a", "b", "b", "c"] and sets.num_test_prompts(f"{one}+sandbox") == 2 + 212
+
+
+def test_of_several_sets_the_one_that_is_wrong_is_named(write):
+    one = write("one.jsonl", jsonl({"prompt": "a"}))
+    with pytest.raises(ValueError, match="unknown prompt set 'ultrafedback': did you mean ultrafeedback"):
+        sets.check(f"{one}+ultrafedback")
+    with pytest.raises(ValueError, match=r"empty.jsonl has no usable prompt for train \(1 read, 1 empty"):
+        sets.load(f"{one}+{write('empty.jsonl', jsonl({'prompt': ''}))}", "train")
+
+
 def test_files_are_those_on_this_machine(write, tmp_path, monkeypatch):
     path = write("vicuna_eval.jsonl", jsonl({"text": "t"}))
     monkeypatch.setenv("WORKBOOK_DATA", str(tmp_path))

@@ -80,6 +80,11 @@ def test_what_cannot_be_scored_is_one_line():
         benchmarks.check([NAN], [Benchmark("mine")])
     with pytest.raises(FileNotFoundError, match="benchmark folder nowhere not found"):
         benchmarks.check([NAN], [replace(ANIMALS, folder="nowhere")])
+    assert benchmarks.chosen([NAN, LOUD], []) == [NAN, LOUD] and benchmarks.chosen([NAN, LOUD], ["loud"]) == [LOUD]
+    with pytest.raises(
+        ValueError, match="benchmark_arms: 'lout' is not among the arms of this step: did you mean loud"
+    ):
+        benchmarks.chosen([NAN, LOUD], ["lout"])
     benchmarks.check([replace(NAN, responder="api:gpt-4o")], [])  # without benchmarks nothing is asked of the arms
 
 

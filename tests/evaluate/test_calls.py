@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from nbutils.collect import critique, invent
+from nbutils.collect.collecting import Wanted, collect
 from nbutils.data.novelty import NoveltyFilter
 from nbutils.evaluate import answering, arms, calls, controls, judging
 from nbutils.experiment.records import Prompt, prompt_id
@@ -15,6 +16,7 @@ from nbutils.models.generate import Conditions
 from nbutils.models.spending import Limits
 from nbutils.models.texts import Sampling
 
+SHORT = Sampling(max_new_tokens=9)
 EVALUATE = {
     "prompter": "api:p", "responder": "api:r", "judge": "api:j", "jury": ["api:k", "sandbox/judge"],
     "templates": "sandbox",
@@ -77,7 +79,11 @@ COUNTED = """
 asked = []
 def prompter(messages):
     asked.append("prompter")
-    return f"Generated Instruction 1: say {len(asked) // 9}" if inventing else f"Score: 2\\nImprove: say {len(asked)}"
+    if messages[-1]["content"].startswith("invent:"):
+        return f"Generated Instruction 1: say {len(asked) // 9}"
+    if messages[-1]["content"].startswith("revise:"):
+        return f"Revised question: say {len(asked)}"
+    return f"Score: 2\\nImprove: say {len(asked)}"
 def responder(messages):
     return asked.append("responder") or "it is an animal"
 def judge(messages):
@@ -94,7 +100,6 @@ def counted(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "counted", raising=False)
     module = importlib.import_module("counted")
-    module.inventing = False
     return module
 
 
@@ -142,12 +147,24 @@ def test_no_evaluation_makes_more_calls_than_its_bound(counted, tmp_path):
 
 
 def test_no_collection_makes_more_calls_than_its_bound(counted):
-    parameters = EVALUATE | {"num_prompts": 4, "num_shots": 2}
-    settings, refuse = invent.Settings(4, 2), invent.refusal(1, 50, [], set())
-    counted.inventing = True
-    given = Conditions("sandbox", Sampling(max_new_tokens=9), Sampling(max_new_tokens=9), Runtime(2))
-    rows = invent.invent("counted:prompter", ["say a", "say b"], settings, refuse, NoveltyFilter(1.0), given).rows
-    counted.inventing, loop = False, critique.Loop(2, 4, 1, 9)
-    critique.self_evaluate("counted:prompter", "counted:responder", rows, loop, given)
-    for (name, _), bounds in by_model("01_collect", parameters).items():
-        assert 0 < counted.asked.count(name) <= sum(bounds)
+    """No prompt ever gives a pair: both steps go on until the limit of prompts, the one said or ten for a pair."""
+    for wanted, most in ((Wanted(2), 20), (Wanted(9, max_prompts=5), 5)):
+        counted.asked.clear()
+        refuse, given = invent.refusal(1, 50, [], set()), Conditions("sandbox", SHORT, SHORT, Runtime(2))
+        settings, seeds = invent.Settings(2, min_acceptance=0), ["say a", "say b"]
+        pool = invent.Invention("counted:prompter", seeds, settings, refuse, NoveltyFilter(1.0), given)
+        found = collect(pool, "counted:responder", critique.Loop(2, 4, 1, 9), wanted, lambda rows: set())
+        assert (len(pool.rows), len(found.rounds)) == (most, 3 * most) and "raise max_prompts" in found.message
+        parameters = EVALUATE | {"num_pairs": wanted.num_pairs, "max_prompts": wanted.max_prompts, "num_shots": 2}
+        for (name, _), bounds in by_model("01_collect", parameters).items():
+            assert 0 < counted.asked.count(name) <= sum(bounds)
+
+
+def test_a_collections_calls_by_hand():
+    """Ten prompts for each of 3 pairs, each 20 calls to invent, 3 critiques and 2 rewrites, tried twice, 3 responses;
+    or as many as max_prompts says."""
+    parameters = EVALUATE | {"num_pairs": 3, "max_prompts": 0}
+    assert by_model("01_collect", parameters) == {
+        ("prompter", "api:p"): [20 * 30, 30 * 3 * 2, 30 * 2 * 2], ("responder", "api:r"): [30 * 3],
+    }  # fmt: skip
+    assert by_model("01_collect", parameters | {"max_prompts": 4})["responder", "api:r"] == [4 * 3]

@@ -82,3 +82,9 @@ def test_shifts_are_of_the_responders_own_answers():
 def test_a_responder_without_probabilities_has_no_shifts():
     made = probe.draw(replace(ASKED, responder="fakes:echo", reward_model="fakes:length"), PROMPTS, {})
     assert len(made) == 48 and probe.shifts(replace(ASKED, responder="fakes:echo"), made) == []
+
+
+def test_a_prompt_of_two_sets_is_drawn_once():
+    """Drawn twice, its rows would make the frontier's arrays ragged."""
+    twice = [PROMPTS[0], replace(PROMPTS[0], prompt_set="other"), *PROMPTS[1:]]
+    assert probe.draw(ASKED, twice, {}) == probe.draw(ASKED, PROMPTS, {})

@@ -48,13 +48,40 @@ def test_a_bar_leaves_its_numbers_and_takes_them_back(folder):
 
 
 def test_a_bar_writes_at_most_once_a_second(folder, monkeypatch):
-    written = []
+    written, begun = [], time.monotonic()
     monkeypatch.setattr(progress, "write", lambda *given: written.append(given))
     with Bar(10_000, "rows") as bar:
         for _ in range(10_000):
             bar.update(1)
             bar.refresh()
-    assert len(written) <= 3
+    assert len(written) <= 3 + time.monotonic() - begun
+
+
+def test_a_bar_within_another_is_a_note_beside_it(folder, capfd):
+    with Bar(9, "pairs") as outer:
+        outer._shown = 0.0
+        with Bar(4, "round 0: responses") as inner:
+            inner.set_postfix_str("3 calls")
+            inner.update(2)
+            outer._shown = 0.0  # as a second later
+            inner.refresh()
+            found = progress.read(folder)
+            assert (found.label, found.done, found.total) == ("pairs", 0, 9)
+            assert found.note == "round 0: responses 2/4 · 3 calls"
+        outer.update(5)
+        outer._shown = 0.0
+        outer.refresh()
+        assert (progress.read(folder).label, progress.read(folder).done) == ("pairs", 5)
+    assert "responses: " not in capfd.readouterr().err  # no line of its own
+    with Bar(4, "alone"):
+        assert progress.read(folder).label == "alone"
+
+
+def test_a_bar_that_nobody_closed_takes_no_other_in(folder):
+    left = Bar(9, "left open")  # a training that was interrupted
+    with Bar(4, "rows"):
+        assert progress.read(folder).label == "rows"
+    left.close()
 
 
 def test_without_a_label_there_is_no_bar_and_no_file(folder, capsys):

@@ -78,8 +78,8 @@ def test_a_new_folder_takes_the_old_ones_place_only_when_the_step_is_finished(ou
 @pytest.mark.parametrize(
     ("notebook", "changes", "line"),
     [
-        ("01_collect", {"num_prompts": -5}, "01_collect: num_prompts: wanted int [> 0], got -5"),
-        ("01_collect", {"num_prompts": "many"}, "01_collect: num_prompts: wanted int, got 'many' (str)"),
+        ("01_collect", {"num_pairs": -5}, "01_collect: num_pairs: wanted int [> 0], got -5"),
+        ("01_collect", {"num_pairs": "many"}, "01_collect: num_pairs: wanted int, got 'many' (str)"),
         ("01_collect", {"pairs_per_prompt": "two"}, "pairs_per_prompt: wanted str [all | one], got 'two'"),
         ("01_collect", {"experiment": 2025}, "01_collect: experiment: wanted str, got 2025 (int)"),
         ("01_collect", {"experiment": "my experiment"}, "experiment 'my experiment': letters, digits"),

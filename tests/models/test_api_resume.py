@@ -18,7 +18,8 @@ import pytest
 import server as scripted
 
 from nbutils.analyse import tables
-from nbutils.collect import critique, invent, pairing
+from nbutils.collect import critique, invent
+from nbutils.collect.collecting import Wanted, collect
 from nbutils.data.novelty import NoveltyFilter
 from nbutils.evaluate import answering, arms, controls, judging
 from nbutils.experiment import paths, records
@@ -41,13 +42,12 @@ TESTED = ["what is it", "tell me of the wolf", "name two owls now", "why", "is i
 def collecting(folder: Path, limits: Limits = UNLIMITED) -> None:
     """01_collect's work, from seeds to pairs, with its journal in `folder`."""
     model, runtime, sampling = "api:m", Runtime(AT_ONCE, limits=limits), Sampling(seed=3)
-    refuse, settings = invent.refusal(2, 20, [], set()), invent.Settings(14, 2)
+    refuse, wanted = invent.refusal(2, 20, [], set()), Wanted(8, 14)
     with Journal(folder / "journal.jsonl") as journal:
         given = Conditions("sandbox", sampling, sampling, runtime, journal)
-        made = invent.invent(model, SEEDS, settings, refuse, NoveltyFilter(1.0), given)
-        rounds = critique.self_evaluate(model, model, made.rows, critique.Loop(num_rounds=2), given)
-    found = {"prompts": made.rows, "rounds": rounds, "pairs": pairing.make_pairs(rounds, 4)}
-    for name, rows in found.items():
+        made = invent.Invention(model, SEEDS, invent.Settings(2), refuse, NoveltyFilter(1.0), given)
+        found = collect(made, model, critique.Loop(num_rounds=2), wanted, lambda rows: set())
+    for name, rows in {"prompts": found.prompts, "rounds": found.rounds, "pairs": found.pairs}.items():
         records.write_rows(folder / f"{name}.jsonl", rows)
 
 

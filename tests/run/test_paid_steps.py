@@ -19,7 +19,7 @@ SANDBOX = {"prompt_sets": ["sandbox"], "overlap_threshold": 1.0, "templates": "s
 STEPS = [
     {
         "notebook": "01_collect",
-        "with": {"num_prompts": 6, "num_shots": 2, "num_rounds": 1, "novelty_threshold": 1.0},
+        "with": {"num_pairs": 6, "max_prompts": 8, "num_shots": 2, "num_rounds": 1, "novelty_threshold": 1.0},
     },
     {
         "notebook": "04_evaluate",

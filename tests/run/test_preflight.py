@@ -64,6 +64,11 @@ def given(step, **values):
         ([given(ALIGNPRO, train_on="dataset", reward_pairs="no.csv")], "prompt set no.csv not found at"),
         ([given(AWO, target="dpo_awo", preference_pairs="no.jsonl")], "prompt set no.jsonl not found at"),
         ([given(AWO, target="dpo_awo", preference_pairs="sandbox")], "sandbox has prompts but no preference pairs"),
+        ([given(AWO, target="dpo_awo", preference_pairs="orca+no.jsonl")], "prompt set no.jsonl not found at"),
+        ([given(AWO, target="dpo_awo", preference_pairs="orca+helpster")], "'helpster': did you mean helpsteer?"),
+        ([given(AWO, target="dpo_awo", preference_pairs="orca+acme/x")], "acme/x is not on this machine, and HF_HUB"),
+        ([given(COLLECT, seeds="sandbox+no.csv")], "prompt set no.csv not found at"),
+        ([given(COLLECT, num_pairs=50), given(POIR, num_pairs=60)], "num_pairs 60, of 50 that 01_collect makes"),
         ([given(POIR, pairs_of="no.jsonl")], "prompt set no.jsonl not found at"),
         ([COLLECT, given(POIR, pairs_of="acme/x")], "no 01_collect with that responder"),
         ([given(EVALUATE, arms=["nan", "poir"])], "unknown arm 'poir': did you mean poir_s1?, or add the step that"),
@@ -72,6 +77,7 @@ def given(step, **values):
         ([given(EVALUATE, arms=["nan"], baseline="sft")], "unknown arm 'sft'"),
         ([given(EVALUATE, arms=["nan"], judge="sandbox/judg")], "did you mean sandbox/judge?"),
         ([given(EVALUATE, arms=["nan"], benchmark_folder="tasks")], "benchmark_folder tasks not found"),
+        ([given(EVALUATE, arms=["nan"], benchmark_arms=["nan", "bpo"])], "benchmark_arms: bpo not among the arms"),
     ],
 )  # fmt: skip
 def test_each_thing_that_is_wrong_is_one_line_in_the_plan_and_stops_the_run(write, steps, message):
@@ -86,6 +92,30 @@ def test_each_thing_that_is_wrong_is_one_line_in_the_plan_and_stops_the_run(writ
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         preflight.check_machine(experiment, planned, planned, reach=False)
     assert "main/" in str(caught.value)
+
+
+def test_pairs_that_another_cell_of_the_grid_makes_first_are_one_file_though_its_name_has_a_plus(write, outputs):
+    """Cells of two axes are called a+b: their folder is there only once the step has run."""
+    made = outputs / "tried" / "num_rounds-1+seed-0" / "collect" / "pairs.jsonl"
+    trained = given(AWO, target="dpo_awo", preference_pairs=str(made))
+    found = faults(write(COLLECT, trained, grid={"seed": [0], "num_rounds": [1]}))
+    assert found == []
+
+
+def test_one_number_of_pairs_serves_collecting_and_training(write):
+    assert faults(write(COLLECT, POIR, num_pairs=40)) == []
+    assert faults(write(given(COLLECT, num_pairs=40), given(POIR, num_pairs=0))) == []
+    with pytest.raises(ValueError, match=r"shared \(01_collect\): num_pairs: wanted int \[> 0\], got 0"):
+        plan.load(write(COLLECT, POIR, num_pairs=0))
+
+
+def test_what_01_was_asked_for_before_is_answered_with_what_it_is_asked_for_now(write):
+    with pytest.raises(ValueError) as caught:
+        plan.load(write(given(COLLECT, num_prompts=500)))
+    line = (
+        "with (01_collect): unknown parameter 'num_prompts': did you mean max_prompts? It is: prompts invented at most"
+    )
+    assert line in str(caught.value) and "on the way to num_pairs" in str(caught.value)
 
 
 def test_what_is_there_already_needs_no_step_before_it(write, outputs):

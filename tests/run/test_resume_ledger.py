@@ -13,7 +13,7 @@ LEDGER = {
     "experiment": "ledger",
     "shared": {
         "prompter": "fakes:slow_collector", "responder": "fakes:slow_collector", "reward_model": "fakes:length",
-        "judge": "fakes:slow_judge", "batch_size": 4, "num_prompts": 24,
+        "judge": "fakes:slow_judge", "batch_size": 4, "num_prompts": 24, "max_prompts": 24,
     },
     "steps": [
         {"notebook": "01_collect", "with": {"num_rounds": 1, "num_shots": 2, "min_words": 1}},

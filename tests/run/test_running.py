@@ -90,6 +90,6 @@ def test_a_log_file_gets_a_line_every_so_often(path, capsys, monkeypatch):
 def test_where_a_notebook_is_is_said_by_its_headings():
     found, number = _sections(REPOSITORY / "notebooks" / "01_collect.ipynb")
     assert number > 20 and "Step 1: new prompts" in found.values()
-    assert [heading for code, heading in found.items() if "critique.self_evaluate(" in code] == [
+    assert [heading for code, heading in found.items() if "collecting.collect(" in code] == [
         "Step 2: respond, critique, rewrite"
     ]
