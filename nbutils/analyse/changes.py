@@ -14,7 +14,7 @@ from decimal import Decimal
 import regex
 
 from nbutils.data import novelty
-from nbutils.experiment.words import find_words
+from nbutils.experiment.words import find_words, script_of
 from nbutils.models import templates
 
 Found = list[tuple[str, bool]]  # what the prompt has, whether the rewrite has it too
@@ -291,15 +291,9 @@ def _same_length(first: tuple, second: tuple) -> bool:
 # --- what else happened
 
 
-def _script(letter: str) -> str:
-    """Writing system of a letter by the first word of its Unicode name: Latin, Cyrillic, Chinese or Japanese, …"""
-    name = unicodedata.name(letter, "unknown").split()[0].split("-")[0]
-    return "Chinese or Japanese" if name in ("CJK", "HIRAGANA", "KATAKANA") else name.capitalize()
-
-
 def _main_script(text: str) -> str | None:
     """The script of three quarters of the words, or None."""
-    scripts = Counter(_script(word[0]) for word in split_words(text) if word[0].isalpha())
+    scripts = Counter(script_of(word[0]) for word in split_words(text) if word[0].isalpha())
     script, num = scripts.most_common(1)[0] if scripts else (None, 0)
     return script if num >= 0.75 * scripts.total() else None
 

@@ -5,7 +5,6 @@ Every instruction asked for ends in one place: accepted, unreadable, or refused 
 
 import random
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -170,12 +169,8 @@ def usable_seeds(seeds: list[str], num_shots: int, max_words: int) -> tuple[list
 
 
 def scripts_of(texts: list[str]) -> set[str]:
-    """Scripts of the letters in texts, by the first word of their Unicode names: LATIN, CYRILLIC, CJK, …"""
-    return {_script(letter) for letter in set("".join(texts)) if letter.isalpha()}
-
-
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
+    """Scripts of the letters in texts, as experiment/words.py names them: Latin, Cyrillic, …"""
+    return {words.script_of(letter) for letter in set("".join(texts)) if letter.isalpha()}
 
 
 def refusal(
@@ -208,4 +203,4 @@ def refusal(
 def is_foreign(text: str, scripts: set[str]) -> bool:
     """Whether more than a third of a text's letters are in none of the scripts."""
     letters = [letter for letter in text if letter.isalpha()]
-    return sum(_script(letter) not in scripts for letter in letters) > _FOREIGN_SHARE * len(letters)
+    return sum(words.script_of(letter) not in scripts for letter in letters) > _FOREIGN_SHARE * len(letters)

@@ -49,3 +49,10 @@ def _pattern(keyword: str) -> str:
 
 def _comparable(text: str) -> str:
     return unicodedata.normalize("NFKC", text).replace("’", "'")
+
+
+def script_of(letter: str) -> str:
+    """Writing system of a letter, by the first word of its Unicode name: Latin, Cyrillic, …; Chinese and Japanese, who
+    share one, count as one."""
+    name = unicodedata.name(letter, "unknown").split()[0].split("-")[0]
+    return "Chinese or Japanese" if name in ("CJK", "HIRAGANA", "KATAKANA") else name.capitalize()

@@ -99,6 +99,11 @@ def test_refusals(text, reason):
         assert invent.refusal(2, 6, ["bomb"], set())(text) is None
 
 
+def test_japanese_in_kana_is_in_the_script_of_seeds_in_kanji():
+    refuse = invent.refusal(1, 60, [], set(), invent.scripts_of(["東京都内観光名所"]))
+    assert refuse("ひらがなだけでかいてください") is None and refuse("Tell me about Tokyo") == "another script"
+
+
 @pytest.mark.parametrize(
     "text, reason",
     [
