@@ -25,7 +25,7 @@ import math
 
 import pandas as pd
 
-from nbutils.analyse import frontier, ratings, standings, stats
+from nbutils.analyse import draws, ratings, standings, stats
 from nbutils.analyse.stats import NAN, Estimate
 
 COLUMNS = (
@@ -49,7 +49,7 @@ def by_snapshot(samples, verdicts, num_steps: int, seed: int = 0) -> pd.DataFram
     samples = pd.DataFrame(samples)
     if samples.empty:
         return pd.DataFrame(columns=list(COLUMNS))
-    untrained = frontier.start(samples)
+    untrained = draws.start(samples)
     snapshots = [source for source in dict.fromkeys(samples["source"]) if source not in ("own", untrained)]
     most = samples.loc[samples["source"].isin(snapshots), "draw"].max()
     drawn = samples[samples["source"].isin([untrained, *snapshots]) & ~(samples["draw"] > most)]

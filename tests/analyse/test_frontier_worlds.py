@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbutils.analyse import frontier, stats, theory
+from nbutils.analyse import draws, frontier, gap, stats, theory
 
 pytestmark = pytest.mark.slow
 NUM_PROMPTS, NUM_REWRITES = 24, 2000
@@ -58,7 +58,7 @@ def world(noise: float, kl_weight: float, kind: str, seed: int):
 def ends(samples, kl_weight):
     """(share by the curve of the same responses, share by the cross-fitted curve), both without bootstrap."""
     row = frontier.points(samples, kl_weight).set_index("source").loc["trained"]
-    base, found = frontier.rewards_of(samples, "initial").mean(), frontier.means(frontier.curves_of(samples))
+    base, found = draws.rewards_of(samples, "initial").mean(), frontier.means(frontier.curves_of(samples))
     curves = (found.kl_high, found.reward_high), (found.kl, found.reward)
     return [(row.reward - base) / (np.interp(row.kl, *curve) - base) for curve in curves]
 
@@ -96,7 +96,7 @@ def test_where_rewriting_changes_nothing_no_gain_is_reported():
     error = found.reward.std() / np.sqrt(len(noise))
     assert abs(found.reward.mean()) < 3 * error and abs(found.tilting.mean()) < 0.05
     assert theory.optimum(noise.mean(-1), 0.05).reward.mean() > 1.3
-    assert frontier._doubt("ρ*", found, INITIAL)  # two effective samples: no interval either
+    assert gap.doubt("ρ*", found, INITIAL)  # two effective samples: no interval either
 
 
 def test_intervals_of_an_optimum_cover_where_they_are_shown():
@@ -110,7 +110,7 @@ def test_intervals_of_an_optimum_cover_where_they_are_shown():
             found = theory.tilted(effect + noise * rng.normal(size=(NUM_PROMPTS, INITIAL, RESPONSES)), kl_weight)
             both = ((found.reward, 1 / kl_weight), (found.tilting, 1 / (2 * kl_weight)))
             held.append([stats.mean(each).low <= truth <= stats.mean(each).high for each, truth in both])
-            known = not frontier._doubt("ρ*", found, INITIAL)
+            known = not gap.doubt("ρ*", found, INITIAL)
             shown += known
             held = held if known or kl_weight == 0.3 else held[:-1]
         if kl_weight == 0.3:
