@@ -134,8 +134,8 @@ def rewrite_requests(template: templates.Template, prompts: list[str]) -> list[l
 
 
 def clean_rewrite(text: str) -> str:
-    """What the prompter wrote, up to the delimiter and without blanks around it."""
-    return templates.cut_at_delimiter(text)[0].strip()
+    """What the prompter wrote behind its thought, if any, up to the delimiter and without blanks around it."""
+    return templates.cut_at_delimiter(templates.without_thought(text))[0].strip()
 
 
 def sent(rewrite: str, prompt: str) -> str:

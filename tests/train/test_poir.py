@@ -18,7 +18,7 @@ from nbutils.evaluate import answering, arms
 from nbutils.experiment import records
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Pair, Prompt
-from nbutils.models import loading, references, templates
+from nbutils.models import loading, references, templates, turns
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions
 from nbutils.models.texts import Sampling
@@ -98,7 +98,8 @@ def test_the_sandbox_is_taught_the_ids_of_the_whole_conversation(target):
 
 def test_a_raw_template_ends_with_the_end_of_text():
     tokenizer = loading.load_tokenizer("sandbox/prompter")
-    assert poir_texts.closing_of(tokenizer, [{"role": "raw", "content": "x"}]) == tokenizer.eos_token
+    found = turns.turn_of("sandbox/prompter", tokenizer, [{"role": "raw", "content": "x"}])
+    assert found == turns.Turn((tokenizer.bos_token or "") + "x", "", tokenizer.eos_token)
 
 
 def test_rows_that_do_not_fit_are_counted():
