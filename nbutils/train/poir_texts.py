@@ -3,17 +3,20 @@
 | target  | trains    | prompt          | chosen against rejected                            |
 |---------|-----------|-----------------|----------------------------------------------------|
 | poir    | prompter  | rewrite request | rewrite + delimiter + response, good against bad   |
-| dpo_awi | prompter  | rewrite request | rewrite alone, good against bad                    |
-| sft     | prompter  | rewrite request | the good rewrite alone                             |
+| dpo_awi | prompter  | rewrite request | rewrite + delimiter, good against bad              |
+| sft     | prompter  | rewrite request | the good rewrite + delimiter                       |
 | dpo_awo | responder | the prompt      | response, good against bad                         |
 
-`poir` asks with the template rewrite_answer, which announces the response; the others, which never write one, ask
-with meta_prompt. At inference generation stops at the delimiter. `dpo_awo` also takes the pairs of nbutils.pairs.
+The rewrite request is the template rewrite_answer, for all three, and generation stops at the delimiter: so they differ
+in what they were taught and in nothing else, and the arm untrained_poir in that it was taught nothing. The request
+alone moves the reward: in the sandbox that arm lies 0.2 below the meta-prompt's, on vague prompts. `dpo_awo` also takes
+the pairs of nbutils.data.pairs.
 
 Departure from TRL 1.16: the token ids are made here, so that training sees what inference will meet (see `tokenize`).
 """
 
 from nbutils.data.pairs import PreferencePair
+from nbutils.evaluate import arms
 from nbutils.experiment.records import Pair
 from nbutils.models import templates
 from nbutils.models.turns import Turn, continued, decode, encode, turn_of
@@ -40,7 +43,7 @@ def use(target: str) -> tuple[str, str | None, str | None]:
     """(policy, template, stop) of an arm trained for target."""
     if target == "dpo_awo":
         return "responder", None, None
-    return "prompter", "rewrite_answer" if target == "poir" else "meta_prompt", templates.DELIMITER
+    return "prompter", *arms.POIR_REQUEST
 
 
 def examples(pairs: list[Pair] | list[PreferencePair], target: str, template_folder: str) -> list[dict]:
@@ -68,11 +71,12 @@ def _completions(pair: Pair | PreferencePair, target: str) -> tuple[str, str]:
         return pair.good_response, pair.bad_response
     if target == "poir":
         return join(pair.good_rewrite, pair.good_response), join(pair.bad_rewrite, pair.bad_response)
-    return pair.good_rewrite, pair.bad_rewrite
+    return join(pair.good_rewrite), join(pair.bad_rewrite)
 
 
-def join(rewrite: str, response: str) -> str:
-    """rewrite + delimiter + response, without blanks around the two: what POIR trains on."""
+def join(rewrite: str, response: str = "") -> str:
+    """rewrite + delimiter + response, without blanks around the two: what POIR trains on; without a response what its
+    ablations do."""
     return rewrite.strip() + templates.DELIMITER + response.strip()
 
 
@@ -88,10 +92,11 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
 
     prompt_ids are what `generate` feeds the model, to the last token, where TRL drops a tail that merges with the
     completion. Completions are what the chat template writes behind them: its opening of the turn (a blank for
-    Mistral's kind, an empty thought for Qwen3), the text without blanks around it, its closing. No token lies across
-    the end of the prompt or of the delimiter: these have the same ids whatever follows. Within these bounds tokens are
-    the tokenizer's own, so a full stop and the delimiter's first line end may be one token, as the model itself would
-    write them. Raises ValueError where a text cannot be cut, or would not be read back as it is taught.
+    Mistral's kind, an empty thought for Qwen3), the text without blanks around it, its closing, but behind a delimiter
+    that ends the text (see `_parts`). No token lies across the end of the prompt or of the delimiter: these have the
+    same ids whatever follows. Within these bounds tokens are the tokenizer's own, so a full stop and the delimiter's
+    first line end may be one token, as the model itself would write them. Raises ValueError where a text cannot be cut,
+    or would not be read back as it is taught.
     """
     turns = [turn_of(policy, tokenizer, row["prompt"]) for row in rows]
     for opening in dict.fromkeys(turn.opening for turn in turns):
@@ -109,14 +114,17 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
 
 
 def _parts(text: str, around: Turn, target: str) -> tuple[str, str]:
-    """(rewrite with delimiter, response) of a completion, with what the chat template writes around it."""
-    text, opening, closing = text.strip(), around.opening or "", around.closing
-    if target == "poir":
+    """(rewrite with delimiter, response) of a completion, with what the chat template writes around it.
+
+    What ends with the delimiter has no closing: generation stops there, and nothing is said of what would follow.
+    """
+    opening = around.opening or ""
+    if target != "dpo_awo":
         rewrite, delimiter, response = text.partition(templates.DELIMITER)
-        return opening + rewrite + delimiter, response + closing
+        return opening + rewrite + delimiter, response + around.closing if target == "poir" else ""
     if opening.strip() and templates.without_thought(text) != text:  # a thought of its own stands for the empty one
         opening = ""
-    return ("", opening + text + closing) if target == "dpo_awo" else (opening + text + closing, "")
+    return "", opening + text.strip() + around.closing
 
 
 def _check_opening(policy: str, tokenizer, opening: str | None) -> None:

@@ -183,9 +183,8 @@ def test_taught_is_what_the_template_writes(tokenizer, target):
     name = "completion" if target == "sft" else "chosen"
     head, same = render("model", tokenizer, poir_texts.turn("user", "tell me about the fox.")), 0
     for rewrite, response in product(REWRITES, RESPONSES[:3]):
-        answer = (
-            poir_texts.join(rewrite, response) if target == "poir" else response if target == "dpo_awo" else rewrite
-        )
+        texts = {"poir": poir_texts.join(rewrite, response), "dpo_awo": response}
+        answer = texts.get(target, poir_texts.join(rewrite))
         turns = {each: poir_texts.turn("assistant", answer) for each in ("chosen", "rejected", "completion")}
         row = poir_texts.tokenize(
             [{"prompt": poir_texts.turn("user", "tell me about the fox.")} | turns], target, tokenizer, "model"
@@ -194,6 +193,8 @@ def test_taught_is_what_the_template_writes(tokenizer, target):
         if not text.startswith(head):  # an answer without the thought that its prompt goes on into
             text = head + "\n</think>\n\n" + text.rpartition("assistant\n")[2]
         edges = [text.index(DELIMITER) + len(DELIMITER)] if target == "poir" else []
+        if target in ("dpo_awi", "sft"):  # these end with the delimiter, where generation stops
+            text = text[: text.index(DELIMITER.rstrip()) + len(DELIMITER.rstrip())] + "\n"
         if permits(tokenizer, text, head, *edges):
             same += 1
             assert row["prompt_ids"] + row[f"{name}_ids"] == tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -205,7 +206,7 @@ def test_taught_is_what_the_template_writes(tokenizer, target):
 def test_an_answer_opens_with_the_blank_that_its_template_writes(trained, template, target):
     """The first word that a model of this kind writes is ▁the, not the."""
     tokenizer = dressed(trained, TEMPLATES[template])
-    answer = "the fox" + (f"{DELIMITER}mice" if target == "poir" else "")
+    answer = "the fox" if target == "dpo_awo" else poir_texts.join("the fox", "mice" if target == "poir" else "")
     turns = {each: poir_texts.turn("assistant", answer) for each in ("chosen", "rejected", "completion")}
     row = {"prompt": poir_texts.turn("user", "tell me about the fox.")} | turns
     made = poir_texts.tokenize([row], target, tokenizer, "model")[0]
