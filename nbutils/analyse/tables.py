@@ -20,6 +20,7 @@ pd.set_option("mode.string_storage", "python")  # Arrow's strings refuse lone su
 ARMS = (
     "nan",
     "untrained",
+    "untrained_poir",
     "alignpro",
     "rlhf",
     "poir",

@@ -10,7 +10,8 @@ from nbutils.experiment import paths, steps
 from nbutils.models import references, templates
 
 BPO_MODEL = "THUDM/BPO"
-BUILT_IN = ("nan", "untrained", "tilted", "poir_s1", "bpo", "length_matched")
+POIR_REQUEST = ("rewrite_answer", templates.DELIMITER)  # template and stop of every prompter of 03, trained or not
+BUILT_IN = ("nan", "untrained", "untrained_poir", "tilted", "poir_s1", "bpo", "length_matched")
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ def build(name: str, cell_folder: Path, prompter: str, responder: str, options: 
     """The arm called name: a training step of this cell (see its arm.json), one of BUILT_IN, chain:a+b or shuffled:a.
 
     Two are controls: length_matched asks for more detail with the same words behind every prompt, shuffled:a sends the
-    rewrite that arm a made of another prompt. A training step may be called bpo, and then stands in for the published
-    model. Raises ValueError for a name that is none of them, naming the closest, for tilted without a tilt, and for
-    what has no place in a chain.
+    rewrite that arm a made of another prompt. untrained_poir is the prompter that 03 trains, asked as the trained ones
+    are: what training did is told from what the request did. A training step may be called bpo, and then stands in for
+    the published model. Raises ValueError for a name that is none of them, naming the closest, for tilted without a
+    tilt, and for what has no place in a chain.
     """
     if name.startswith("chain:"):
         links = [build(part, cell_folder, prompter, responder, options) for part in name[6:].split("+")]
@@ -84,6 +86,7 @@ def build(name: str, cell_folder: Path, prompter: str, responder: str, options: 
     return {
         "nan": Arm(name, (), responder),
         "untrained": Arm(name, base, responder),
+        "untrained_poir": Arm(name, (Prompter(prompter, *POIR_REQUEST),), responder),
         "tilted": Arm(name, base, responder, tilt=options.tilt),
         "poir_s1": Arm(name, base, responder, loop=options.loop),
         "bpo": Arm(name, (Prompter(options.bpo, "bpo"),), responder),
@@ -134,8 +137,8 @@ def rewrite_requests(template: templates.Template, prompts: list[str]) -> list[l
 
 
 def clean_rewrite(text: str) -> str:
-    """What the prompter wrote, up to the delimiter and without blanks around it."""
-    return templates.cut_at_delimiter(text)[0].strip()
+    """What the prompter wrote behind its thought, if any, up to the delimiter and without blanks around it."""
+    return templates.cut_at_delimiter(templates.without_thought(text))[0].strip()
 
 
 def sent(rewrite: str, prompt: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nbutils.collect import invent
 from nbutils.collect.collecting import Wanted
 from nbutils.evaluate import watching
-from nbutils.evaluate.arms import links
+from nbutils.evaluate.arms import POIR_REQUEST, links
 from nbutils.models import references, spending, templates
 from nbutils.models.spending import Estimate, Limits
 
@@ -183,8 +183,12 @@ class _Step:
             tilted = [Calls((*each, *tilts), self.prompt, response)] if "tilted" in arms else []
             return [Calls((*each, (len(arms), "arms")), self.prompt, response), *tilted, *looped]
         rewriting = self._template("meta_prompt") + self.prompt, get("max_rewrite_tokens")
-        untrained = [part for arm in arms for part in links(arm)].count("untrained")
-        plain = [Calls((*each, (untrained, "untrained rewrites")), *rewriting)] if untrained else []
+        parts = [part for arm in arms for part in links(arm)]
+        plain = [
+            Calls((*each, (parts.count(arm), f"{arm} rewrites")), self._template(template) + self.prompt, rewriting[1])
+            for arm, template in (("untrained", "meta_prompt"), ("untrained_poir", POIR_REQUEST[0]))
+            if arm in parts
+        ]
         tilted = [Calls((*each, tilts[0]), *rewriting)] if "tilted" in arms else []
         asked = [Calls(((0, "benchmark questions"),), *rewriting)] if get("benchmarks") and (plain or tilted) else []
         return [*plain, *tilted, *looped, *asked]

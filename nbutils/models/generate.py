@@ -111,22 +111,25 @@ def _generate_local(model, unique, answers, sampling, runtime, journal, note):
         yield list(zip(batch, made, strict=True))
 
 
-def render(model: str, tokenizer, messages: list[dict]) -> str:
+def render(model: str, tokenizer, messages: list[dict], answer: str | None = None) -> str:
     """The model's whole input: messages through its chat template; a message of role `raw` as it stands.
 
     Where the template refuses a system message (Gemma's does, and Mistral's first), its text opens the user's turn.
+    answer: instead of asking for one, the template writes this one, and what ends its turn.
     """
     if messages[0]["role"] == "raw":
         return (tokenizer.bos_token or "") + encodable(messages[0]["content"])
     if not tokenizer.chat_template:
         raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
+    turns = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
     try:
-        return encodable(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return encodable(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
     except TemplateError as error:
         if messages[0]["role"] != "system" or len(messages) < 2:
             raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
         system, user, *more = messages
-        return render(model, tokenizer, [user | {"content": f"{system['content']}\n\n{user['content']}"}, *more])
+        folded = user | {"content": f"{system['content']}\n\n{user['content']}"}
+        return render(model, tokenizer, [folded, *more], answer)
 
 
 def _token_ids(tokenizer, texts: dict) -> dict:

@@ -1,15 +1,17 @@
 """log π(y | x) of whole texts under a local model, in nats: for KL divergences and total variations of real models.
 
 The policy is the one that `generate` samples from: temperature, top-k and top-p are part of it, so that a text outside
-the nucleus has log-probability −∞. A text is read as its own tokens, which are the sampled ones unless the model split
-a word in an unusual way.
+the nucleus has log-probability −∞. A text is read as the tokens that it has behind its prompt, with the opening of its
+chat template (turns.py) where decoding drops that: the sampled ones, unless the model split a word in an unusual way or
+left the template's opening out.
 """
 
 from nbutils.models import loading, references
 from nbutils.models.devices import Runtime
-from nbutils.models.generate import cut_batches, render, run_batches
+from nbutils.models.generate import cut_batches, run_batches
 from nbutils.models.sampling import filter_scores
-from nbutils.models.texts import Sampling, encodable, messages_of
+from nbutils.models.texts import Sampling, messages_of
+from nbutils.models.turns import Turn, continued, decode, encode, turn_of
 
 
 def log_probabilities(
@@ -30,8 +32,9 @@ def log_probabilities(
     if sampling.temperature <= 0:
         raise ValueError("temperature 0: a greedy choice has no log-probabilities; wanted a temperature above 0")
     net, tokenizer = loading.load_causal(model, runtime)
-    asked = [render(model, tokenizer, messages_of(prompt)) for prompt in prompts]
-    rows = list(zip(_ids(tokenizer, asked), _ids(tokenizer, texts), finished, strict=True))
+    turns = [turn_of(model, tokenizer, messages_of(prompt)) for prompt in prompts]
+    heads = encode(tokenizer, [turn.head for turn in turns])
+    rows = list(zip(heads, written_ids(tokenizer, turns, texts), finished, strict=True))
     unique = {(tuple(prompt), tuple(text), bool(end)): None for prompt, text, end in rows}
     order = sorted(unique, key=lambda row: (-len(row[0]) - len(row[1]), row))
     batches = cut_batches(order, [len(row[0]) + len(row[1]) for row in order], runtime)
@@ -46,8 +49,16 @@ def knows_probabilities(model: str) -> bool:
     return references.kind(model) not in ("api", "callable")
 
 
-def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+def written_ids(tokenizer, turns: list[Turn], texts: list[str]) -> list[list[int]]:
+    """The ids that a model wrote in each turn, of which generation gave back text: with the template's opening where
+    that leaves no trace in the text (a blank that a SentencePiece decoder strips), else the text's alone."""
+    heads, openings = [turn.head for turn in turns], [turn.opening or "" for turn in turns]
+    plain = continued(tokenizer, heads, texts)
+    if not any(openings):
+        return plain
+    opened = continued(tokenizer, heads, [opening + text for opening, text in zip(openings, texts, strict=True)])
+    rows = zip(opened, plain, texts, strict=True)
+    return [both if decode(tokenizer, both) == text else own for both, own, text in rows]
 
 
 def _forward(net, tokenizer, rows: list[tuple], sampling: Sampling) -> list[float]:

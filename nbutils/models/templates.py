@@ -158,6 +158,9 @@ _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)(?:/10)?"
 _TWO_SCORES = re.compile(rf"[*_`\s]*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}[*_`\s]*")
 _DELIMITER_LINE = re.compile(r"(?:\A|\n)### Response(?:\n|\Z)")
+_THOUGHT = re.compile(  # at the start; opened by the text, or by the prompt, and then ended on a line of its own
+    r"\A\s*+(?:<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?^</think>$)\s*", re.M | re.S
+)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "「": "」", "`": "`", "[": "]", "**": "**"}
 
 
@@ -284,3 +287,8 @@ def cut_at_delimiter(text: str) -> tuple[str, bool]:
     """(rewrite, whether the delimiter was there): the text before the first delimiter line, blanks around it gone."""
     match = _DELIMITER_LINE.search(text)
     return (text[: match.start()] if match else text).strip(), match is not None
+
+
+def without_thought(text: str) -> str:
+    """The text behind the <think>…</think> that a reasoning model opens with; nothing where that never ends."""
+    return _THOUGHT.sub("", text, count=1)

@@ -236,7 +236,7 @@ def _unusable(experiment: Experiment, planned: list[PlannedStep]) -> list[str]:
 
 def missing(planned: list[PlannedStep]) -> list[str]:
     """What this machine lacks for these steps, one line each."""
-    named = sorted({ref for step in planned for ref in used_models(step).values()} | published(planned))
+    named = sorted({ref for step in planned for ref in used_models(step).values()} | published(planned, planned))
     lines = []
     for ref in named:
         found = described(ref)

@@ -46,7 +46,7 @@ def check_machine(
     if not reach:
         return []
     wanted_by: dict[tuple[str, str], PlannedStep] = {}
-    for name, kind, step in _on_hub(pending):
+    for name, kind, step in _on_hub(pending, planned):
         wanted_by.setdefault((name, kind), step)
     for (name, kind), step in wanted_by.items():
         if said := hub.trouble(name, kind):
@@ -148,11 +148,11 @@ def _check_offline(name: str) -> None:
         raise FileNotFoundError(f"{name} is not on this machine, and HF_HUB_OFFLINE is set: fetch it beforehand")
 
 
-def _on_hub(pending: list[PlannedStep]) -> Iterator[tuple[str, str, PlannedStep]]:
+def _on_hub(pending: list[PlannedStep], planned: list[PlannedStep]) -> Iterator[tuple[str, str, PlannedStep]]:
     """(hub id, models | datasets, step) of what has to be fetched."""
     for step in pending:
         bases = [step.parameters.get("reward_base", "")] if step.parameters.get("reward_pairs") else []
-        for reference in (*used_models(step).values(), *published([step]), *filter(None, bases)):
+        for reference in (*used_models(step).values(), *published([step], planned), *filter(None, bases)):
             if not references.place(reference).is_relative_to(paths.outputs_root()):
                 if references.kind(reference) == "hub":
                     yield references.resolve(reference), "models", step

@@ -59,9 +59,9 @@ def memory_bytes(step: PlannedStep) -> tuple[float, bool]:
     return total, None not in sizes.values()
 
 
-def published(planned: list[PlannedStep]) -> set[str]:
-    """Models that arms name by themselves."""
-    using = [step for step in planned if "bpo" in step.parameters.get("arms", [])]
+def published(steps_of: list[PlannedStep], planned: list[PlannedStep]) -> set[str]:
+    """Models that the arms of these steps name by themselves, in what is planned in all."""
+    using = [step for step in steps_of if "bpo" in step.parameters.get("arms", [])]
     own = {step.cell for step in planned if step.id == "bpo"}  # a training step of that name stands in for it
     return {step.parameters.get("bpo_prompter", arms.BPO_MODEL) for step in using if step.cell not in own}
 

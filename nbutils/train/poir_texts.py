@@ -3,21 +3,23 @@
 | target  | trains    | prompt          | chosen against rejected                            |
 |---------|-----------|-----------------|----------------------------------------------------|
 | poir    | prompter  | rewrite request | rewrite + delimiter + response, good against bad   |
-| dpo_awi | prompter  | rewrite request | rewrite alone, good against bad                    |
-| sft     | prompter  | rewrite request | the good rewrite alone                             |
+| dpo_awi | prompter  | rewrite request | rewrite + delimiter, good against bad              |
+| sft     | prompter  | rewrite request | the good rewrite + delimiter                       |
 | dpo_awo | responder | the prompt      | response, good against bad                         |
 
-`poir` asks with the template rewrite_answer, which announces the response; the others, which never write one, ask
-with meta_prompt. At inference generation stops at the delimiter. `dpo_awo` also takes the pairs of nbutils.pairs.
+The rewrite request is the template rewrite_answer, for all three, and generation stops at the delimiter: so they differ
+in what they were taught and in nothing else, and the arm untrained_poir in that it was taught nothing. The request
+alone moves the reward: in the sandbox that arm lies 0.2 below the meta-prompt's, on vague prompts. `dpo_awo` also takes
+the pairs of nbutils.data.pairs.
 
 Departure from TRL 1.16: the token ids are made here, so that training sees what inference will meet (see `tokenize`).
 """
 
 from nbutils.data.pairs import PreferencePair
+from nbutils.evaluate import arms
 from nbutils.experiment.records import Pair
 from nbutils.models import templates
-from nbutils.models.generate import render
-from nbutils.models.texts import encodable
+from nbutils.models.turns import Turn, continued, decode, encode, turn_of
 
 TARGETS = ("poir", "dpo_awi", "sft", "dpo_awo")
 
@@ -41,7 +43,7 @@ def use(target: str) -> tuple[str, str | None, str | None]:
     """(policy, template, stop) of an arm trained for target."""
     if target == "dpo_awo":
         return "responder", None, None
-    return "prompter", "rewrite_answer" if target == "poir" else "meta_prompt", templates.DELIMITER
+    return "prompter", *arms.POIR_REQUEST
 
 
 def examples(pairs: list[Pair] | list[PreferencePair], target: str, template_folder: str) -> list[dict]:
@@ -69,11 +71,12 @@ def _completions(pair: Pair | PreferencePair, target: str) -> tuple[str, str]:
         return pair.good_response, pair.bad_response
     if target == "poir":
         return join(pair.good_rewrite, pair.good_response), join(pair.bad_rewrite, pair.bad_response)
-    return pair.good_rewrite, pair.bad_rewrite
+    return join(pair.good_rewrite), join(pair.bad_rewrite)
 
 
-def join(rewrite: str, response: str) -> str:
-    """rewrite + delimiter + response, without blanks around the two: what POIR trains on."""
+def join(rewrite: str, response: str = "") -> str:
+    """rewrite + delimiter + response, without blanks around the two: what POIR trains on; without a response what its
+    ablations do."""
     return rewrite.strip() + templates.DELIMITER + response.strip()
 
 
@@ -88,15 +91,20 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
     """Token ids of `examples`: prompt_ids, and per side <side>_ids and <side>_split, the tokens of its rewrite.
 
     prompt_ids are what `generate` feeds the model, to the last token, where TRL drops a tail that merges with the
-    completion. No token lies across the end of the prompt or of the delimiter: these have the same ids whatever
-    follows. Within these bounds tokens are the tokenizer's own, so a full stop and the delimiter's first line end may
-    be one token, as the model itself would write them. Raises ValueError where a text cannot be cut.
+    completion. Completions are what the chat template writes behind them: its opening of the turn (a blank for
+    Mistral's kind, an empty thought for Qwen3), the text without blanks around it, its closing, but behind a delimiter
+    that ends the text (see `_parts`). No token lies across the end of the prompt or of the delimiter: these have the
+    same ids whatever follows. Within these bounds tokens are the tokenizer's own, so a full stop and the delimiter's
+    first line end may be one token, as the model itself would write them. Raises ValueError where a text cannot be cut,
+    or would not be read back as it is taught.
     """
-    heads = [render(policy, tokenizer, row["prompt"]) for row in rows]
-    closings = [closing_of(tokenizer, row["prompt"]) for row in rows]
-    made: list[dict] = [{"prompt_ids": ids} for ids in _encode(tokenizer, heads)]
+    turns = [turn_of(policy, tokenizer, row["prompt"]) for row in rows]
+    for opening in dict.fromkeys(turn.opening for turn in turns):
+        _check_opening(policy, tokenizer, opening)
+    heads = [turn.head for turn in turns]
+    made: list[dict] = [{"prompt_ids": ids} for ids in encode(tokenizer, heads)]
     for side in ("completion",) if target == "sft" else ("chosen", "rejected"):
-        parts = [_parts(row[side][0]["content"], end, target) for row, end in zip(rows, closings, strict=True)]
+        parts = [_parts(row[side][0]["content"], each, target) for row, each in zip(rows, turns, strict=True)]
         first = continued(tokenizer, heads, [rewrite for rewrite, _ in parts])
         middles = [head + rewrite for head, (rewrite, _) in zip(heads, parts, strict=True)]
         second = continued(tokenizer, middles, [response for _, response in parts])
@@ -105,44 +113,30 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
     return made
 
 
-def _parts(text: str, closing: str, target: str) -> tuple[str, str]:
-    """(rewrite with delimiter, response) of a completion and what the chat template writes after it."""
-    if target == "poir":
-        rewrite, delimiter, response = text.partition(templates.DELIMITER)
-        return rewrite + delimiter, response + closing
-    return ("", text + closing) if target == "dpo_awo" else (text + closing, "")
+def _parts(text: str, around: Turn, target: str) -> tuple[str, str]:
+    """(rewrite with delimiter, response) of a completion, with what the chat template writes around it.
 
-
-def closing_of(tokenizer, prompt: list[dict]) -> str:
-    """What the chat template writes after an answer: the end of the turn."""
-    if prompt[0]["role"] == "raw":
-        return tokenizer.eos_token or ""
-    answer = "an answer"
-    return tokenizer.apply_chat_template(prompt + turn("assistant", answer), tokenize=False).rpartition(answer)[2]
-
-
-def continued(tokenizer, befores: list[str], texts: list[str]) -> list[list[int]]:
-    """Ids of each text where it follows its `before`, no token across the boundary.
-
-    Where the tokenizer joins the two, the text gets the ids that it has after another character. Encoded alone, a
-    SentencePiece tokenizer would put a blank in front of it.
+    What ends with the delimiter has no closing: generation stops there, and nothing is said of what would follow.
     """
-    heads = _encode(tokenizer, befores)
-    wholes = _encode(tokenizer, [before + text for before, text in zip(befores, texts, strict=True)])
-    rows = zip(heads, wholes, texts, strict=True)
-    return [whole[len(head) :] if whole[: len(head)] == head else _apart(tokenizer, text) for head, whole, text in rows]
+    opening = around.opening or ""
+    if target != "dpo_awo":
+        rewrite, delimiter, response = text.partition(templates.DELIMITER)
+        return opening + rewrite + delimiter, response + around.closing if target == "poir" else ""
+    if opening.strip() and templates.without_thought(text) != text:  # a thought of its own stands for the empty one
+        opening = ""
+    return "", opening + text.strip() + around.closing
 
 
-def _apart(tokenizer, text: str) -> list[int]:
-    for anchor in ("\n", ":", "0", "a"):
-        head, whole = _encode(tokenizer, [anchor, anchor + text])
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-    raise ValueError(f"tokenizer joins {text[:20]!r} to whatever stands before it: POIR's delimiter needs another one")
-
-
-def _encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"]
+def _check_opening(policy: str, tokenizer, opening: str | None) -> None:
+    """ValueError where the template's answer does not follow its prompt, or opens with words of its own, which would be
+    read as the text's: those of a header, where the template knows no add_generation_prompt."""
+    if opening is None:
+        what = "writes an answer elsewhere than behind its generation prompt"
+        raise ValueError(f"{policy}'s chat template {what}: mend its chat_template.jinja")
+    shown = decode(tokenizer, encode(tokenizer, [opening])[0])
+    if templates.without_thought(shown).strip():
+        what = f"leaves {opening!r} to the model, and each text would be read with it"
+        raise ValueError(f"{policy}'s chat template {what}: write that under add_generation_prompt in its template")
 
 
 def fitting(rows: list[dict], max_tokens: int) -> tuple[list[dict], dict[str, int]]:

@@ -19,6 +19,13 @@ def test_trained_arms_come_from_their_arm_json(tmp_path):
     assert json.loads((tmp_path / "rlhf" / "arm.json").read_text())["policy"] == "responder"
 
 
+def test_an_arm_trained_under_another_request_keeps_it(tmp_path):
+    """Its arm.json says how it was asked, whatever 03 asks today."""
+    arms.write_arm(tmp_path / "dpo_awi", "prompter", "meta_prompt", "\n### Response\n")
+    built = arms.build("dpo_awi", tmp_path, "p", "r")
+    assert built.prompters == (Prompter(str(tmp_path / "dpo_awi" / "model"), "meta_prompt", "\n### Response\n"),)
+
+
 @pytest.mark.parametrize("name, hint", [("alingpro", "did you mean alignpro"), ("zzzz", "there are nan, untrained")])
 def test_unknown_arm_names_the_closest(tmp_path, name, hint):
     arms.write_arm(tmp_path / "alignpro", "prompter", "meta_prompt", None)

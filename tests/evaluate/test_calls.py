@@ -48,6 +48,15 @@ def test_an_evaluations_calls_by_hand():
     }
 
 
+def test_the_two_untrained_requests_are_counted_apart():
+    """12 rows; one rewrite each by the meta-prompt, three by 03's request, whose template is longer."""
+    parameters = EVALUATE | {"arms": ["untrained", "untrained_poir", "chain:untrained_poir+untrained_poir"]}
+    found = [each for name, _, each in calls.paid("04_evaluate", parameters) if name == "prompter"]
+    assert [each.number for each in found] == [12, 36]
+    assert [each.factors[-1] for each in found] == [(1, "untrained rewrites"), (3, "untrained_poir rewrites")]
+    assert found[1].read > found[0].read
+
+
 def test_a_trainings_responses_by_hand():
     """10 steps × 4 × 2 rewrites × 3; 2 responses to each prompt itself; frontier: 3 sets × 2 prompts, of which each
     gets 8 own responses, 8 × 2 to the untrained rewrites and, at 3 checkpoints, 2 × 2; 4 prompts by 2 arms."""

@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
+from nbutils.evaluate import arms
 from nbutils.experiment import paths
 from nbutils.models import templates
 
@@ -354,6 +355,26 @@ def test_cut_at_delimiter(text, rewrite, found):
     assert templates.cut_at_delimiter(text) == (rewrite, found)
 
 
+@pytest.mark.parametrize(
+    "text, behind",
+    [
+        ("<think>\n\n</think>\n\nthe fox", "the fox"),
+        (" <think>which one?\n</think> the fox", "the fox"),
+        ("\n</think>\n\nthe fox", "the fox"),  # opened by the prompt
+        ("which one?\nthe fox\n</think>\nthe fox", "the fox"),
+        ("<think>which one?", ""),  # cut: no rewrite was written
+        ("<think>a</think>b</think>", "b</think>"),
+        ("what does </think> end?", "what does </think> end?"),
+        ("explain <think>\nx\n</think>\n of mine", "explain <think>\nx\n</think>\n of mine"),
+        (" the fox\n", " the fox\n"),
+        ("", ""),
+    ],
+)
+def test_a_thought_is_no_part_of_a_rewrite(text, behind):
+    assert templates.without_thought(text) == behind
+    assert arms.clean_rewrite(text) == behind.strip()
+
+
 FRAGMENTS = [
     "Score:",
     "4",
@@ -381,6 +402,8 @@ FRAGMENTS += [
     "\u2028",
     "\ud800",
     "### Response",
+    "<think>",
+    "</think>",
 ]
 
 
@@ -395,6 +418,7 @@ def test_parsers_never_raise_and_always_explain(text):
         assert (verdict in ("A", "B", "C")) != bool(why)
     rewrite, found = templates.cut_at_delimiter(text)
     assert rewrite in text and (found or rewrite == text.strip())
+    assert text.endswith(templates.without_thought(text))
 
 
 def test_parsers_are_fast_on_a_megabyte():
@@ -404,5 +428,6 @@ def test_parsers_are_fast_on_a_megabyte():
             templates.parse_instructions,
             templates.parse_rewrite,
             templates.parse_scores,
+            templates.without_thought,
         ):
             parse(text)

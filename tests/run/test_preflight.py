@@ -261,5 +261,16 @@ def test_a_mistyped_model_stops_the_run_before_any_work(served, write):
     experiment, planned = plan.load(
         write(given(POIR, pairs_of=str(REPOSITORY / "tests/nowhere.jsonl")), **REAL | {"prompter": "acme/tpyo"})
     )
-    wanted = list(preflight._on_hub(planned))
+    wanted = list(preflight._on_hub(planned, planned))
     assert [name for name, kind, _ in wanted if kind == "models"] == ["acme/tpyo"]
+
+
+def test_a_step_that_trains_bpo_stands_in_for_the_published_model_on_the_hub(write, monkeypatch):
+    """No network is needed for a model that nobody uses; without that step it is asked for."""
+    asked = []
+    monkeypatch.setattr(hub, "trouble", lambda name, kind="models": asked.append(name))
+    train, use = given(POIR | {"id": "bpo"}, target="sft"), given(EVALUATE, arms=["nan", "bpo"])
+    for steps in ((COLLECT, train, use), (COLLECT, use)):
+        experiment, planned = plan.load(write(*steps))
+        preflight.check_machine(experiment, planned, planned)
+    assert asked == ["THUDM/BPO"]

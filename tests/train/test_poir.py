@@ -18,7 +18,7 @@ from nbutils.evaluate import answering, arms
 from nbutils.experiment import records
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Pair, Prompt
-from nbutils.models import loading, references, templates
+from nbutils.models import loading, references, templates, turns
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions
 from nbutils.models.texts import Sampling
@@ -70,9 +70,14 @@ def train(folder, pairs=PAIRS, **change):
             "describe the fox in detail.\n### Response\nthe fox eats mice.",
             "the fox, please.\n### Response\nit is hard to say.",
         ),
-        ("dpo_awi", "rephrase: tell me about the fox.", "describe the fox in detail.", "the fox, please."),
+        (
+            "dpo_awi",
+            "rewrite and answer: tell me about the fox.",
+            "describe the fox in detail.\n### Response\n",
+            "the fox, please.\n### Response\n",
+        ),
         ("dpo_awo", "tell me about the fox.", "the fox eats mice.", "it is hard to say."),
-        ("sft", "rephrase: tell me about the fox.", "describe the fox in detail.", None),
+        ("sft", "rewrite and answer: tell me about the fox.", "describe the fox in detail.\n### Response\n", None),
     ],
 )
 def test_each_target_teaches_its_own_text(target, asked, good, bad):
@@ -82,23 +87,39 @@ def test_each_target_teaches_its_own_text(target, asked, good, bad):
     assert ("rejected" in row) == (bad is not None) and (bad is None or row["rejected"][0]["content"] == bad)
 
 
+@pytest.mark.parametrize("target", ["poir", "dpo_awi", "sft"])
+def test_every_prompter_is_asked_the_same_trained_or_not(tmp_path, target):
+    """Request and stop of what a target trains are those of the arm untrained_poir: they differ in training alone."""
+    untrained = arms.build("untrained_poir", tmp_path, "sandbox/prompter", "r").prompters
+    policy, template, stop = poir_texts.use(target)
+    arms.write_arm(tmp_path / target, policy, template, stop)
+    trained = arms.build(target, tmp_path, "sandbox/prompter", "r").prompters
+    assert [replace(each, model="") for each in trained] == [replace(each, model="") for each in untrained]
+    asked = arms.rewrite_requests(templates.load(untrained[0].template, "sandbox"), [PAIR.prompt])
+    assert [row["prompt"] for row in poir_texts.examples([PAIR], target, "sandbox")] == asked
+    assert untrained[0].model == "sandbox/prompter" and untrained[0].stop == templates.DELIMITER
+
+
 @pytest.mark.parametrize("target", poir_texts.TARGETS)
 def test_the_sandbox_is_taught_the_ids_of_the_whole_conversation(target):
-    """Its tokenizer joins nothing over an edge, so these are TRL's ids; the split is at the delimiter's end."""
+    """Its tokenizer joins nothing over an edge, so these are TRL's ids; the split is at the delimiter's end, where the
+    targets without a response end."""
     tokenizer = loading.load_tokenizer("sandbox/prompter")
     texts = poir_texts.examples([PAIR], target, "sandbox")
     row = poir_texts.tokenize(texts, target, tokenizer, "sandbox/prompter")[0]
     side = "completion" if target == "sft" else "chosen"
     whole = tokenizer.apply_chat_template(texts[0]["prompt"] + texts[0][side])["input_ids"]
-    assert row["prompt_ids"] + row[f"{side}_ids"] == whole
+    ended = whole[-1:] if target in ("dpo_awi", "sft") else []
+    assert row["prompt_ids"] + row[f"{side}_ids"] + ended == whole
     rewrite = tokenizer.decode(row[f"{side}_ids"][: row[f"{side}_split"]])
-    ends = {"poir": PAIR.good_rewrite + templates.DELIMITER, "dpo_awo": ""}
-    assert rewrite == ends.get(target, PAIR.good_rewrite + "<|end|>")
+    assert rewrite == ("" if target == "dpo_awo" else PAIR.good_rewrite + templates.DELIMITER)
+    assert target == "poir" or row[f"{side}_split"] in (0, len(row[f"{side}_ids"]))
 
 
 def test_a_raw_template_ends_with_the_end_of_text():
     tokenizer = loading.load_tokenizer("sandbox/prompter")
-    assert poir_texts.closing_of(tokenizer, [{"role": "raw", "content": "x"}]) == tokenizer.eos_token
+    found = turns.turn_of("sandbox/prompter", tokenizer, [{"role": "raw", "content": "x"}])
+    assert found == turns.Turn((tokenizer.bos_token or "") + "x", "", tokenizer.eos_token)
 
 
 def test_rows_that_do_not_fit_are_counted():

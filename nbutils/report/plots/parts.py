@@ -18,6 +18,7 @@ from nbutils.experiment import paths
 ARM_COLORS = {
     "nan": "#7a7a7a",
     "untrained": "#56b4e9",
+    "untrained_poir": "#f2a679",
     "alignpro": "#0072b2",
     "rlhf": "#222222",
     "poir": "#d55e00",
