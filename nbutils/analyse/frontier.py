@@ -121,7 +121,8 @@ def points(samples: pd.DataFrame, kl_weight: float, seed: int = 0) -> pd.DataFra
         row = {"source": source, "num_prompts": len(each)} | draws.interval("reward", reward) | draws.interval("kl", kl)
         row |= {"kl_per": "rewrite" if first == "initial" else "response"}
         row |= draws.interval("objective", reward - kl_weight * kl)
-        rows.append(row | ({"note": ""} if source == first else share_reached(curves, reward - base, base, kl, picks)))
+        own = source == first
+        rows.append(row | (_share("") if own else share_reached(curves, reward - base, base, kl, picks)))
     table = pd.DataFrame(rows)
     return table.assign(label=table.source.where(table.source.isin([first, "trained"]), ""))
 
@@ -133,7 +134,7 @@ def share_reached(curves: Curves, gain, base, kl, picks: np.ndarray) -> dict:
     """
     reason = _no_share(curves, gain, kl)
     if reason:
-        return {"share_low": np.nan, "share_high": np.nan, "note": reason}
+        return _share(reason)
     drawn, end, notes = means(curves, picks), means(curves).kl_high[-1], []
     low = np.quantile(_shares(gain, base, kl, picks, drawn.kl_high, drawn.reward_high), 0.025, method="lower")
     high = np.quantile(_shares(gain, base, kl, picks, drawn.kl, drawn.reward), 0.975, method="higher")
@@ -146,7 +147,11 @@ def share_reached(curves: Curves, gain, base, kl, picks: np.ndarray) -> dict:
     elif high > _MOST_SHARE:
         high = np.nan
         notes.append("noise may hide all that is attainable: no upper end")
-    return {"share_low": float(low), "share_high": float(high), "note": "; ".join(notes)}
+    return _share("; ".join(notes), low, high)
+
+
+def _share(note: str, low: float = np.nan, high: float = np.nan) -> dict:
+    return {"share_low": float(low), "share_high": float(high), "note": note}
 
 
 def _no_share(curves: Curves, gain, kl) -> str:
