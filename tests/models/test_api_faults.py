@@ -17,7 +17,7 @@ import server as scripted
 from server import FAULTS, Fault, Server, fingerprint, http_date, read_ledger, retry_after
 
 from nbutils.experiment.journal import Journal
-from nbutils.models import api, completions
+from nbutils.models import api, completions, refusals
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import generate
 from nbutils.models.spending import Limits, Spending, SpendLimit
@@ -26,8 +26,9 @@ from nbutils.models.texts import Generation, Sampling, request, request_seed
 KEY = "sk-canary0123456789abcdef"
 LONG = 60.0  # seconds that only a hanging test can take
 PASSING = ["429", "500", "503", "reset", "reset before", "truncated JSON", "choices null", "choices empty"]
-PASSING += ["no message", "content null", "content empty", "content a list", "html", "html as JSON", "plain text"]
-BROKEN = [name for name in PASSING if FAULTS[name].status == 200 and FAULTS[name].cut is None]
+PASSING += ["no message", "content null", "content empty", "broken off", "html", "html as JSON", "plain text"]
+EMPTY = ["content null", "content empty"]
+BROKEN = [name for name in PASSING if FAULTS[name].status == 200 and FAULTS[name].cut is None and name not in EMPTY]
 
 
 @pytest.fixture
@@ -95,7 +96,8 @@ def test_answers_that_never_carry_a_text_are_bounded(server, path, monkeypatch, 
     """They are billed: three calls at most, then the request is unanswered, and the next run asks it again."""
     server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
-    assert made[0].text == "" and made[0].reason.startswith("broken answer") and made[1].text == "b"
+    why = "answer broken off: upstream stopped" if name == "broken off" else "broken answer"
+    assert made[0].text == "" and made[0].reason.startswith(why) and made[1].text == "b"
     assert len(ledger_of(server, "a")) == api._BROKEN == unanswered(path)
     server.faults.clear()
     assert [each.text for each in ask(path, ["a", "b"])] == ["a", "b"]
@@ -103,21 +105,55 @@ def test_answers_that_never_carry_a_text_are_bounded(server, path, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("all thought", "no text within 256 tokens"), ("filtered", "content filter")]
+    ("name", "why"),
+    [
+        ("all thought", "no text within 256 tokens: raise max_…_tokens of such texts"),
+        ("thought cut", "no text within 90 tokens of thought, fewer than the 256 allowed: the server's own limit"),
+        ("only thought", "no text, only a thought"),
+        ("filtered", "no text: the server's content filter"),
+        ("filtered half-way", "no text: the server's content filter cut it off"),
+        ("refused", "the model refuses: I can't help with that."),
+        ("refused in parts", "the model refuses: No."),
+    ],
 )
-def test_an_answer_without_a_text_that_says_why_is_paid_for_once(server, path, name, why):
-    """A reasoning model that thinks to the limit, a filter: another call would end the same way and cost the same."""
+def test_an_answer_without_a_text_that_says_why_is_paid_for_once_and_for_all(server, path, name, why):
+    """A model that thinks to the limit, a filter, a refusal: any call would end the same way and cost the same."""
     server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
-    assert why in made[0].reason and made[0].text == "" and made[1].text == "b"
-    assert made[0].finish == {"all thought": "length", "filtered": None}[name]
+    assert made[0].reason == why and made[0].text == "" and made[1].text == "b"
+    assert made[0].finish == ("length" if why.startswith("no text within") else None)
+    assert ask(path, ["a", "b"]) == made
     assert ledger_of(server, "a") == [("billed", name)] and unanswered(path) == 0
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_answer_is_asked_for_thrice_and_then_final_where_others_are_answered(server, path, name):
+    """A greedy model that has nothing to say says it every time, and is paid every time."""
+    server.faults["a"] = [name, "…"]
+    made = ask(path, ["a", "b"])
+    assert made[0].reason == "empty answer, given up after 3 calls" and made[1].text == "b"
+    assert ask(path, ["a", "b"]) == made and ledger_of(server, "a") == [("billed", name)] * 3
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": [{"type": "text", "text": "x"}]}, "x"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "x"}]}, "x"),
+        ({"content": ["x", {"type": "output_text", "text": "y"}, {"type": "image", "url": "z"}]}, "xy"),
+        ({"content": "x", "refusal": None, "reasoning_content": "Hm."}, "x"),
+    ],
+)  # fmt: skip
+def test_a_text_is_read_in_whatever_shape_it_comes(message, text):
+    body = {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", **message}}]}
+    made = completions.parse(body, Sampling())
+    assert (made.text, made.finish, made.reason) == (text, "stop", None)
 
 
 @pytest.mark.parametrize(
     ("said", "stop", "finish"),
     [
-        ("stop", (), "stop"), ("length", (), "length"), ("eos", (), "stop"), ("content_filter", (), "stop"),
+        ("stop", (), "stop"), ("length", (), "length"), ("eos", (), "stop"), ("tool_calls", (), "stop"),
         ("MAX_TOKENS", (), "length"), ("model_length", (), "length"), (None, (), None), ("", (), None),
         ("length", ("###",), "stop"), ("length", ("@",), "length"),
     ],
@@ -160,7 +196,7 @@ def test_a_parameter_that_a_server_does_not_take_is_left_out_and_that_is_said(se
 
 def test_a_refusal_that_names_no_parameter_of_ours_is_a_bad_request(server, path):
     """Not every 400 with a parameter's name in it is about that parameter."""
-    texts = ["temperature out of range", "unsupported language", "extra 'tools' are forbidden"]
+    texts = ["the temperatures differ", "unsupported language", "extra 'tools' are forbidden"]
     server.faults = {str(i): [scripted._error(400, text)] for i, text in enumerate(texts)}
     made = ask(path, ["0", "1", "2"])
     assert all(each.reason.startswith("bad request") for each in made) and len(server.bodies) == 3
@@ -228,17 +264,17 @@ def test_retry_after_is_obeyed_in_every_form(server, path):
     [("7", 7.0), ("1.5", 1.5), ("0", 0.0), ("-1", 0.0), ("", None), ("soon", None), ("nan", None), ("1e999", None)],
 )
 def test_retry_after_as_a_number(value, seconds):
-    assert completions.retry_after(value) == seconds
+    assert refusals.retry_after(value) == seconds
 
 
 def test_retry_after_as_a_date(monkeypatch):
     monkeypatch.setattr(api.time, "time", lambda: 784111747.0)  # Sun, 06 Nov 1994 08:49:07 GMT
-    assert completions.retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 30.0
-    assert completions.retry_after("Sun, 06 Nov 1994 08:48:37 GMT") == 0.0
-    assert completions.retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == 30.0
-    assert completions.retry_after("Sun Nov  6 08:49:37 1994") is not None  # asctime names no zone
+    assert refusals.retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 30.0
+    assert refusals.retry_after("Sun, 06 Nov 1994 08:48:37 GMT") == 0.0
+    assert refusals.retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == 30.0
+    assert refusals.retry_after("Sun Nov  6 08:49:37 1994") is not None  # asctime names no zone
     for nonsense in ("Sun, 99 Nov 1994 08:49:37 GMT", "06 Nov", "\x00", "Sun, 06 Nov 99999 08:49:37 GMT"):
-        assert completions.retry_after(nonsense) is None
+        assert refusals.retry_after(nonsense) is None
 
 
 def test_a_wait_beyond_the_deadline_is_not_waited_for(server, path):
@@ -246,7 +282,10 @@ def test_a_wait_beyond_the_deadline_is_not_waited_for(server, path):
     server.faults = {"a": [retry_after("3600")], "b": [retry_after(http_date(3600))]}
     made = ask(path, ["a", "b", "c"])
     assert [each.text for each in made] == ["", "", "c"] and len(server.calls) == 3 and unanswered(path) == 0
-    assert made[0].reason == "rate limit (asked to wait 3600 s), given up after 1 calls" and "36" in made[1].reason
+    assert (
+        made[0].reason == "rate limit: slow down (asked to wait 3600 s), given up after 1 calls"
+        and "36" in made[1].reason
+    )
     assert [each.text for each in ask(path, ["a", "b", "c"])] == ["a", "b", "c"] and len(server.calls) == 5
 
 
@@ -277,13 +316,16 @@ def test_an_endless_rate_limit_ends_by_the_deadline(server, path, monkeypatch):
     monkeypatch.setattr(api, "_DEADLINE_SECONDS", 6.0)
     server.faults["a"] = [retry_after("0.6"), "…"]
     (made,) = ask(path, ["a"])
-    assert made.reason.startswith("rate limit (asked to wait 1 s), given up") and len(server.calls) <= 2
+    assert made.reason.startswith("rate limit: slow down (asked to wait 1 s), given up") and len(server.calls) <= 2
 
 
 def test_an_endless_rate_limit_without_a_wait_ends_by_the_number_of_calls(server, path):
     server.faults["a"] = ["429", "…"]
     (made,) = ask(path, ["a"])
-    assert made.reason == f"rate limit, given up after {api._ATTEMPTS} calls" and len(server.calls) == api._ATTEMPTS
+    assert (
+        made.reason == f"rate limit: slow down, given up after {api._ATTEMPTS} calls"
+        and len(server.calls) == api._ATTEMPTS
+    )
     assert unanswered(path) == 0 and scripted.billed(server.ledger_path) == {}
 
 
@@ -329,20 +371,23 @@ def test_a_pause_is_cut_short_when_the_step_stops(server, path):
     assert time.monotonic() - started < LONG and len(server.calls) <= 2
 
 
-@pytest.mark.parametrize("name", ["400", "422"])
-def test_a_bad_request_is_unanswered_with_the_servers_words_but_not_the_key(server, path, name):
-    server.faults["a"] = [name]
+@pytest.mark.parametrize(("name", "why"), [("400", "prompt too long, said [secret]"), ("422", "bad request: odd")])
+def test_a_bad_request_is_unanswered_with_the_servers_words_but_not_the_key(server, path, name, why):
+    """For good, since the server answers another: it is not asked again."""
+    server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
-    assert made[0].reason.startswith("bad request") and "said [secret]" in made[0].reason and made[1].text == "b"
+    assert why in made[0].reason and "said [secret]" in made[0].reason and made[1].text == "b"
     assert len(server.calls) == 2 and unanswered(path) == 0
-    assert ask(path, ["a", "b"])[0].text == "a" and len(server.calls) == 3
+    assert ask(path, ["a", "b"]) == made and len(server.calls) == 2
 
 
 def test_breaker_opens_after_failures_in_a_row_and_what_was_answered_stays(server, path, monkeypatch):
     monkeypatch.setattr(api, "_ATTEMPTS", 2)
     prompts = [f"prompt {i}" for i in range(30)]
     server.faults = {f"prompt {i}": ["500", "…"] for i in range(10, 30)}
-    with pytest.raises(api.ApiError, match="8 calls failed in a row, the last: server error 500, given up after 2"):
+    with pytest.raises(
+        api.ApiError, match="8 calls failed in a row, the last: server error 500: oops, .secret., given up"
+    ):
         ask(path, prompts, 2)
     assert len(server.calls) <= 10 + (api._BREAKER + 2) * 2
     server.faults.clear()
@@ -357,14 +402,25 @@ def test_failures_that_are_not_in_a_row_stop_nothing(server, path):
     assert [each.text for each in made[1::2]] == prompts[1::2] and all(each.reason for each in made[::2])
 
 
-@pytest.mark.parametrize("name, value", [("OPENAI_BASE_URL", "127.0.0.1:9/v1"), ("OPENAI_API_KEY", KEY + "\n")])
-def test_a_call_that_cannot_be_made_stops_at_once(server, path, monkeypatch, name, value):
-    """An address without http://, a line end in the key: mistakes that no retry mends, nor is the key shown."""
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("OPENAI_BASE_URL", "127.0.0.1:9/v1", "check OPENAI_BASE_URL and OPENAI_API_KEY"),
+        ("OPENAI_API_KEY", KEY + "\n", "OPENAI_API_KEY holds a blank or line end: set it to the bare key"),
+        ("OPENAI_API_KEY", f" {KEY}", "OPENAI_API_KEY holds a blank or line end"),
+        ("OPENAI_API_KEY", f"“{KEY}”", "OPENAI_API_KEY holds quotes"),
+        ("OPENAI_API_KEY", f'"{KEY}"', "OPENAI_API_KEY holds quotes"),
+        ("OPENAI_API_KEY", f"\ufeff{KEY}", "OPENAI_API_KEY holds a letter that no key has"),
+        ("OPENAI_API_KEY", "sk-ключ" + KEY, "OPENAI_API_KEY holds a letter that no key has"),
+    ],
+)
+def test_a_call_that_cannot_be_made_stops_at_once(server, path, monkeypatch, name, value, why):
+    """An address without http://, a key copied with its quotes: mistakes that no retry mends, nor is the key shown."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(api.ApiError, match="check OPENAI_BASE_URL and OPENAI_API_KEY") as caught:
+    with pytest.raises(api.ApiError, match=why) as caught:
         ask(path, ["a", "b"])
     seen = "".join(traceback.format_exception(caught.value)) + path.read_text()
-    assert KEY[:8] not in seen and not server.calls and unanswered(path) == 0
+    assert KEY[:8] not in seen and "ключ" not in seen and not server.calls and unanswered(path) == 0
 
 
 # --- how many at once ---------------------------------------------------------------------------------------------
@@ -406,12 +462,12 @@ def test_gate_by_hand():
     """8, halved to 4 and 2; a 429 to a call from before the halving changes nothing; 2 + 3 answers give 4; never 9."""
 
     async def play():
-        gate, limited, answer = api._Gate(8), completions.Trouble("rate limit", 429), Generation("x", 1, "stop")
+        gate, limited, answer = api._Gate(8), refusals.Trouble("rate limit", 429), Generation("x", 1, "stop")
         limits = []
         gate.heed(limited, time.monotonic())
         limits.append(gate.limit)
         gate.heed(limited, gate.halved - 1)
-        gate.heed(completions.Trouble("server error 500", 500), time.monotonic())
+        gate.heed(refusals.Trouble("server error 500", 500), time.monotonic())
         limits.append(gate.limit)
         gate.heed(limited, gate.halved + 1)
         for _ in range(5):
