@@ -123,7 +123,9 @@ def billed(path) -> Counter:
 
 
 class Server(ThreadingHTTPServer):
-    """refuses: parameter → the fault of every request that has it, in place of any other; bodies: of all requests.
+    """refuses: parameter, or `system role` → the fault of every request that has it, in place of any other.
+
+    bodies: of all requests.
     faults: prompt text (or None: any) → faults of its next requests, in order: names of FAULTS, Fault, or None for a
     good answer; of "…" as the last, the one before it goes on for ever. capacity: requests at once above which one
     gets a 429. calls: (seconds since the epoch, requests then in flight, prompt text, status) of every request, as
@@ -200,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.bodies.append(body)
         fault = self.server.arrive(body["messages"][-1]["content"])
-        fault = next((fault for name, fault in self.server.refuses.items() if name in body), fault)
+        has = {*body, *(f"{message['role']} role" for message in body["messages"])}
+        fault = next((fault for name, fault in self.server.refuses.items() if name in has), fault)
         try:
             self.server.closing.wait(self.server.delay)
             raw = self._response(body, fault)

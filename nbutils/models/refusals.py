@@ -8,7 +8,7 @@ import json
 import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
 from nbutils.experiment import redaction
@@ -99,6 +99,17 @@ class Said:
         return self.status == 402 or bool(said)
 
     @property
+    def is_filter(self) -> bool:
+        """Whether the prompt is what is refused; most 403 are about the key."""
+        about = self.status in (400, 422, 451) or (self.status == 403 and "moderat" in self.text)
+        return about and bool(_FILTERED.search(self.text))
+
+    def without(self, prompt: str) -> "Said":
+        """The same without the prompt in its words."""
+        asked = re.escape(" ".join(prompt.split()))
+        return replace(self, words=re.sub(rf"(?<!\w){asked}(?!\w)", "…", self.words)) if asked else self
+
+    @property
     def is_about_model(self) -> bool:
         """Whether it is the model's name that the server does not know."""
         return "model" in self.names or bool(_NO_MODEL.search(self.text))
@@ -159,12 +170,11 @@ def meaning(said: Said, model: str, messages: list[dict], sent: set[str]) -> Tro
 
     The prompt, which some servers quote, is cut out before anything is looked for.
     """
-    text = said.text
     for message in messages:
-        text = text.replace(" ".join(str(message["content"]).split()) or "\0", " ")
+        said = said.without(message["content"])
     if said.is_quota:
         raise ApiError(f"api:{model}: the account's quota is used up{_shown(said)}") from None
-    if _FILTERED.search(text) and (said.status in (400, 422, 451) or (said.status == 403 and "moderat" in text)):
+    if said.is_filter:
         return Trouble(f"no text: the server's content filter{_shown(said)}", said.status, fate="own")
     if said.status in (401, 403, 404, 405):
         what = f"api:{model} refused the call ({said.status}): check key, base URL and model"
@@ -172,16 +182,16 @@ def meaning(said: Said, model: str, messages: list[dict], sent: set[str]) -> Tro
     if said.status in _PASSES or said.status >= 500:
         kind = "rate limit" if said.status == 429 else f"server error {said.status}"
         return Trouble(f"{kind}{_shown(said)}", said.status, said.wait)
-    return _refusal(said, text, model, sent)
+    return _refusal(said, model, sent)
 
 
-def _refusal(said: Said, text: str, model: str, sent: set[str]) -> Trouble:
+def _refusal(said: Said, model: str, sent: set[str]) -> Trouble:
     """Of a 400, 413, 422 and the like: a parameter, the model's name, the length, or something else."""
     field = next((name for name in said.names if name in sent and name not in LIMITS), "")
-    if not field and (said.status == 413 or _TOO_LONG.search(text)):
+    if not field and (said.status == 413 or _TOO_LONG.search(said.text)):
         return Trouble(f"prompt too long{_shown(said)}", said.status, fate="likely own")
-    name = field or _named(text, sent)
-    if name in LIMITS and ("max_tokens" not in sent or _VALUE.search(text)):
+    name = field or _named(said.text, sent)
+    if name in LIMITS and ("max_tokens" not in sent or _VALUE.search(said.text)):
         raise ApiError(f"api:{model} refuses the limit of tokens{_shown(said)}") from None
     if name:
         return Trouble(f"{name} refused", said.status, wait=0.0, fate="parameter", refused=name)

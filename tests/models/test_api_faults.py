@@ -139,7 +139,7 @@ def test_an_empty_answer_is_asked_for_thrice_and_then_final_where_others_are_ans
     ("message", "text"),
     [
         ({"content": [{"type": "text", "text": "x"}]}, "x"),
-        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "x"}]}, "x"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"text": "x"}]}, "x"),
         ({"content": ["x", {"type": "output_text", "text": "y"}, {"type": "image", "url": "z"}]}, "xy"),
         ({"content": "x", "refusal": None, "reasoning_content": "Hm."}, "x"),
     ],
@@ -192,6 +192,177 @@ def test_a_parameter_that_a_server_does_not_take_is_left_out_and_that_is_said(se
     assert [each.text for each in generate("api:m", ["more"], sampling)] == ["more"] and len(server.bodies) <= 13 + most
     said = capsys.readouterr().out
     assert all(said.count(f"api:m takes no {name}") == 1 for name in names)
+
+
+WORDINGS = [  # (parameter that is dropped, status, body), as servers put it
+    ("top_k", 400, {"error": {"message": "Unrecognized request argument supplied: top_k"}}),
+    ("stop", 400, {"code": "invalid argument", "error": "Argument not supported on this model: stop"}),
+    ("stop", 400, {"code": "invalid-argument", "error": "Model big-4 does not support parameter stop."}),
+    ("top_k", 400, {"error": {"message": "openai does not support parameters: ['top_k'], for model=m. To …"}}),
+    ("top_p", 422, {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"}),
+    ("temperature", 422, {"error": "Input validation error: `temperature` must be strictly positive"}),
+    ("temperature", 422, {"detail": [{"type": "greater_than", "loc": ["body", "temperature"], "msg": "Too small"}]}),
+    ("seed", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input", "input": 7}]}),
+    ("seed", 400, {"object": "error", "message": "[{'type': 'extra_forbidden', 'loc': ('body', 'seed')}]"}),
+    ("max_tokens", 400, {"error": {"message": "max_tokens is not supported"}}),
+    ("max_tokens", 400, {"error": {"message": "Unsupported parameter", "param": "max_tokens"}}),
+    ("top_p", 400, {"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}),
+    ("stop", 400, {"error": {"message": "Array too long: expected at most 4, got 5.", "param": "stop"}}),
+    ("seed", 400, b"seed is deprecated here"),
+    ("system role", 400, {"error": {"message": "System role not supported"}}),
+    ("system role", 400, {"error": {"message": "Unsupported value: 'messages[0].role' does not support 'system' with "
+                                               "this model.", "param": "messages[0].role"}}),
+    ("system role", 400, {"error": {"message": "Developer instruction is not enabled for models/gemma-3-27b-it"}}),
+    ("system role", 400, {"message": "Conversation roles must alternate user/assistant/user/assistant/..."}),
+    ("system role", 422, {"detail": [{"type": "enum", "loc": ["body", "messages", 0, "role"], "msg": "no 'user'"}]}),
+]  # fmt: skip
+CHAT = [{"role": "system", "content": "Judge this: temperature, stop, seed, content_filter."}]
+
+
+@pytest.mark.parametrize(("name", "status", "body"), WORDINGS, ids=str)
+def test_a_parameter_is_dropped_in_whatever_words_it_is_refused(server, path, capsys, name, status, body):
+    """Each prompt is answered and paid for once; the rest is sent as before, the journal's key knows nothing of it."""
+    server.refuses = {name: Fault(status, body)}
+    prompts = [[*CHAT, {"role": "user", "content": f"say {i}"}] for i in range(6)]
+    sampling = Sampling(0.0, 0.9, 5, 7, stop=("###",))
+    with Journal(path) as journal:
+        made = generate("api:m", prompts, sampling, Runtime(2), journal)
+    assert [each.text for each in made] == [
+        f"{CHAT[0]['content']}\n\nsay {i}" if name == "system role" else f"say {i}" for i in range(6)
+    ]
+    assert len(server.bodies) <= 6 + 2 and set(scripted.billed(server.ledger_path).values()) == {1}
+    sent = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop"} - {name}
+    sent |= {"max_completion_tokens"} if name == "max_tokens" else set()
+    assert set(server.bodies[-1]) == sent | {"model", "messages"}
+    assert capsys.readouterr().out.count(f"api:m takes no {name}") == 1
+    server.refuses = {}
+    with Journal(path) as journal:
+        assert generate("api:m", prompts, sampling, Runtime(2), journal) == made
+
+
+def test_what_is_off_is_not_sent_and_a_temperature_of_zero_is_not_off(server, path):
+    with Journal(path) as journal:
+        generate("api:m", ["a"], Sampling(0.0), Runtime(), journal)
+    assert set(server.bodies[0]) == {"model", "messages", "max_tokens", "temperature", "seed"}
+    assert server.bodies[0]["temperature"] == 0.0
+
+
+def test_a_parameter_that_was_blamed_for_nothing_is_sent_again(server, path, capsys):
+    """One request's refusal names the temperature, and stays without it: the others keep theirs."""
+    odd = Fault(400, {"error": {"message": "what is the temperature there"}})
+    server.faults["a"] = [odd, "…"]
+    made = ask(path, ["a", "b"], 1)
+    assert made[0].reason == "bad request: what is the temperature there" and made[1].text == "b"
+    assert ["temperature" in body for body in server.bodies] == [True, False, True]
+    assert "takes no" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens is too large: 256. This model supports at most 64 completion tokens",
+        "max_tokens must be at least 512",
+        "max_tokens and max_completion_tokens are not supported",
+    ],
+)
+def test_a_limit_of_tokens_that_no_call_may_have_stops_at_once(server, path, words):
+    """It is never dropped: what is not limited has no bound of its price."""
+    server.refuses = {name: Fault(400, {"error": {"message": words}}) for name in refusals.LIMITS}
+    with pytest.raises(api.ApiError, match="api:m refuses the limit of tokens: max_tokens"):
+        ask(path, [f"prompt {i}" for i in range(20)], 2)
+    assert len(server.bodies) <= 4 and unanswered(path) == 0
+
+
+OWN_FATES = {
+    "filter": Fault(400, {"error": {"message": "The response was filtered due to the prompt triggering Azure OpenAI's "
+                                    "content management policy.", "param": "prompt", "code": "content_filter"}}),
+    "moderation": Fault(403, {"error": {"message": "m requires moderation, your input was flagged", "code": 403}}),
+    "length": Fault(400, {"error": {"message": "This model's maximum context length is 4096 tokens. However, you "
+                                    "requested 9000 tokens.", "param": "messages", "code": "context_length_exceeded"}}),
+    "length by vLLM": Fault(400, {"error": {"message": "'max_tokens' is too large: 256. This model's maximum context "
+                                            "length is 512 tokens and your request has 400 input tokens"}}),
+    "size": Fault(413, b"<html><h1>Request Entity Too Large</h1></html>"),
+    "other": Fault(400, {"error": {"code": "1301", "message": "系统检测到输入内容"}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_FATES)
+def test_prompts_that_are_refused_stop_nothing_and_are_asked_once(server, path, name):
+    """Twelve in a row before any answer; a rerun asks nobody again, whatever was killed beside them."""
+    bad, good = [f"bad {i}" for i in range(12)], [f"good {i}" for i in range(6)]
+    server.faults = {text: [OWN_FATES[name], "…"] for text in bad}
+    made = ask(path, [*bad, *good], 4)
+    assert [each.text for each in made] == [""] * 12 + good and all(each.reason for each in made[:12])
+    asked = [body["messages"][-1]["content"] for body in server.bodies]
+    assert sorted(set(asked) - {"Hi"}) == sorted([*bad, *good]) and len(asked) - asked.count("Hi") == 18
+    assert asked.count("Hi") == (0 if name in ("filter", "moderation") else 1) and unanswered(path) == 0
+    before = len(server.bodies)
+    assert ask(path, [*bad, *good], 4) == made and ask(path, bad, 4) == made[:12] and len(server.bodies) == before
+
+
+def test_a_run_killed_beside_refused_prompts_ends(server, path):
+    """Ctrl-C while prompts are refused and others hang: the next run meets the refused ones first, and ends."""
+    bad, good = [f"bad {i}" for i in range(12)], [f"good {i}" for i in range(4)]
+    server.faults = {text: [OWN_FATES["other"], "…"] for text in bad} | {"good 3": ["silence"]}
+    threading.Timer(1.5, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        ask(path, [*bad, *good], 2)
+    made = ask(path, [*bad, *good], 2)
+    assert [each.text for each in made] == [""] * 12 + good
+    assert {outcome for text in good[:3] for outcome in ledger_of(server, text)} == {("billed", "-")}
+    assert len([body for body in server.bodies if body["messages"][0]["content"] in good[:3]]) == 3
+
+
+def test_a_refusal_that_all_requests_meet_stops_the_step_with_the_servers_words(server, path):
+    """Eight and a call that says Hi: then it is the server. Nothing of it is final."""
+    server.faults[None] = [Fault(400, {"error": {"message": "this deployment is paused"}}), "…"]
+    with pytest.raises(
+        api.ApiError, match=r"\d+ calls refused and none answered, the last: bad request: this deployment"
+    ):
+        ask(path, [f"prompt {i}" for i in range(40)], 4)
+    assert len(server.bodies) <= 8 + 4 + 1 and server.bodies[-1]["messages"][0]["content"] == "Hi"
+    server.faults.clear()
+    assert [each.text for each in ask(path, ["prompt 0", "prompt 39"])] == ["prompt 0", "prompt 39"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (400, {"error": {"message": "foo is not a valid model ID", "code": 400}}, "check the model's name: foo is not"),
+        (400, {"error": {"message": "Model Not Exist", "type": "invalid_request_error"}}, "check the model's name"),
+        (400, {"message": "Invalid model: foo", "code": "1500"}, "check the model's name"),
+        (400, {"error": {"message": "Your credit balance is too low"}}, "quota is used up: Your credit balance"),
+        (404, {"error": {"message": "no such model"}}, "refused the call .404.: .* it says: no such model"),
+        (200, {"error": {"message": "Incorrect key", "code": 401}}, "refused the call .401.: .* it says: Incorrect"),
+        (200, {"error": {"message": "no money", "code": "insufficient_quota"}}, "quota is used up: no money"),
+    ],
+)  # fmt: skip
+def test_what_no_call_can_mend_stops_at_once_wherever_it_is_said(server, path, status, body, why):
+    server.faults[None] = [Fault(status, body), "…"]
+    with pytest.raises(api.ApiError, match=why):
+        ask(path, [f"prompt {i}" for i in range(20)], 1)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (500, {"error": {"message": "model requires more system memory (5.6 GiB) than is available (2.1 GiB)"}},
+         "server error 500: model requires more system memory (5.6 GiB)"),
+        (502, b"<html><style>b{}</style><title>502 Bad Gateway</title></html>", "server error 502: 502 Bad Gateway"),
+        (200, {"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "Too Many"}}},
+         "rate limit: Provider returned error; Too Many"),
+        (200, {"choices": None, "error": {"message": "upstream", "code": 502}}, "server error 502: upstream"),
+        (200, {"error": "overloaded"}, "server error 502: overloaded"),
+    ],
+)  # fmt: skip
+def test_a_reason_has_the_servers_words_and_a_later_run_asks_again(server, path, monkeypatch, status, body, why):
+    monkeypatch.setattr(api, "_ATTEMPTS", 2)
+    server.faults["a"] = [Fault(status, body), "…"]
+    made = ask(path, ["a", "b"])
+    assert made[0].reason.startswith(why) and made[0].is_open and made[1].text == "b"
+    server.faults.clear()
+    assert ask(path, ["a", "b"])[0].text == "a" and len(times(server, "a")) == 3
 
 
 def test_a_refusal_that_names_no_parameter_of_ours_is_a_bad_request(server, path):
@@ -395,9 +566,10 @@ def test_breaker_opens_after_failures_in_a_row_and_what_was_answered_stays(serve
     assert set(scripted.billed(server.ledger_path).values()) == {1}
 
 
-def test_failures_that_are_not_in_a_row_stop_nothing(server, path):
+def test_failures_that_are_not_in_a_row_stop_nothing(server, path, monkeypatch):
+    monkeypatch.setattr(api, "_ATTEMPTS", 1)
     prompts = [f"prompt {i}" for i in range(20)]
-    server.faults = {text: ["400"] for text in prompts[::2]}
+    server.faults = {text: ["500"] for text in prompts[::2]}
     made = ask(path, prompts, 1)
     assert [each.text for each in made[1::2]] == prompts[1::2] and all(each.reason for each in made[::2])
 
