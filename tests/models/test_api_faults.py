@@ -14,6 +14,7 @@ from dataclasses import asdict
 import fakes
 import pytest
 import server as scripted
+from hypothesis import given, strategies as st
 from server import FAULTS, Fault, Server, fingerprint, http_date, read_ledger, retry_after
 
 from nbutils.experiment.journal import Journal
@@ -23,6 +24,20 @@ from nbutils.models.generate import generate
 from nbutils.models.spending import Limits, Spending, SpendLimit
 from nbutils.models.texts import Generation, Sampling, request, request_seed
 
+NAMES = [
+    "choices",
+    "message",
+    "content",
+    "refusal",
+    "finish_reason",
+    "error",
+    "code",
+    "type",
+    "text",
+    "msg",
+    "loc",
+    "x",
+]
 KEY = "sk-canary0123456789abcdef"
 LONG = 60.0  # seconds that only a hanging test can take
 PASSING = ["429", "500", "503", "reset", "reset before", "truncated JSON", "choices null", "choices empty"]
@@ -393,6 +408,28 @@ def test_two_servers_at_once_each_with_its_own_address_and_key(server, path, tmp
     monkeypatch.delenv("LOCAL_OPENAI_BASE_URL")
     with pytest.raises(api.ApiError, match=r"^api:m@local: LOCAL_OPENAI_BASE_URL is not set$"):
         generate("api:m@local", ["a"], Sampling())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.sampled_from(["length", "error", "400"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(body=JSON, choice=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5))
+def test_no_body_breaks_its_reader(body, choice):
+    """Whatever a server sends is an answer, an error in its words, or a body that is none; a text is a text."""
+    for each in (body, {"choices": [choice], "usage": body}):
+        said = refusals.inside(each)
+        if said:
+            assert isinstance(said.words, str) and 400 <= said.status < 600 and "\n" not in said.words
+            continue
+        try:
+            made = completions.parse(each, Sampling())
+        except (ValueError, TypeError, LookupError, AttributeError):
+            continue
+        assert isinstance(made, refusals.Trouble) or bool(made.text) is not bool(made.reason)
 
 
 def test_missing_usage_is_no_reason_to_pay_again(server, path):
