@@ -53,9 +53,11 @@ def _choices(value, **more):
     return Fault(body={"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": value}, **more)
 
 
-def _content(value, finish="stop"):
-    message = {"role": "assistant", "content": value}
-    return _choices([{"index": 0, "finish_reason": finish, "message": message}], billed=True)
+def _content(value, finish="stop", usage=None, **message):
+    message = {"role": "assistant", "content": value} | message
+    choices = [{"index": 0, "finish_reason": finish, "message": message, "error": {"message": "upstream stopped"}}]
+    choices = choices if finish == "error" else [{**choices[0], "error": None}]
+    return Fault(body={"id": "x", "object": "chat.completion", "choices": choices, "usage": usage}, billed=True)
 
 
 FAULTS = {
@@ -66,7 +68,7 @@ FAULTS = {
     "403": _error(403, "{key} may not use this model"),
     "404": _error(404, "no such model"),
     "400": _error(400, "prompt too long, said {key}"),
-    "422": _error(422, "temperature out of range, said {key}"),
+    "422": _error(422, "odd, said {key}"),
     "500": _error(500, "oops, {key}"),
     "503": _error(503, "overloaded", retry_after="0"),
     "silence": Fault(silent=True),
@@ -81,7 +83,12 @@ FAULTS = {
     "content empty": _content("", "stop"),
     "all thought": _content("", "length"),
     "filtered": _content(None, "content_filter"),
-    "content a list": _content([{"type": "text", "text": "x"}]),
+    "filtered half-way": _content("The otter is", "content_filter"),
+    "thought cut": _content(None, "length", {"prompt_tokens": 5, "completion_tokens": 90}, reasoning_content="Hm"),
+    "only thought": _content(None, reasoning_content="They ask for X.\n\n[[A]]"),
+    "refused": _content(None, refusal="I can't help with that."),
+    "refused in parts": _content([{"type": "refusal", "refusal": "No."}]),
+    "broken off": _content("The otter is a", "error"),
     "late": Fault(late=3.0, billed=True),
     "html": Fault(body=HTML, headers=(("content-type", "text/html"),)),
     "html as JSON": Fault(body=HTML),
@@ -116,7 +123,9 @@ def billed(path) -> Counter:
 
 
 class Server(ThreadingHTTPServer):
-    """refuses: parameter → the fault of every request that has it, in place of any other; bodies: of all requests.
+    """refuses: parameter, or `system role` → the fault of every request that has it, in place of any other.
+
+    bodies: of all requests.
     faults: prompt text (or None: any) → faults of its next requests, in order: names of FAULTS, Fault, or None for a
     good answer; of "…" as the last, the one before it goes on for ever. capacity: requests at once above which one
     gets a 429. calls: (seconds since the epoch, requests then in flight, prompt text, status) of every request, as
@@ -193,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.bodies.append(body)
         fault = self.server.arrive(body["messages"][-1]["content"])
-        fault = next((fault for name, fault in self.server.refuses.items() if name in body), fault)
+        has = {*body, *(f"{message['role']} role" for message in body["messages"])}
+        fault = next((fault for name, fault in self.server.refuses.items() if name in has), fault)
         try:
             self.server.closing.wait(self.server.delay)
             raw = self._response(body, fault)

@@ -1,7 +1,8 @@
 """Texts from an OpenAI-compatible server: bounded calls, retries under a deadline, every call in the journal.
 
 Who answers what how often is RELIABILITY's: an attempt is journalled before it is sent, an answer before it is used;
-what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (key, quota, request) stops at once.
+what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (key, quota, model) stops at once, and what
+is a prompt's own fate (filtered, too long) is that prompt's alone.
 """
 
 import asyncio
@@ -9,20 +10,22 @@ import itertools
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from nbutils.experiment.journal import Journal
-from nbutils.models import completions, references
-from nbutils.models.completions import ApiError, Chat, Trouble
+from nbutils.models import completions, references, refusals
+from nbutils.models.completions import Chat
+from nbutils.models.refusals import ApiError, Trouble
 from nbutils.models.spending import ATTEMPT, LETTERS_PER_TOKEN, SETTLED, Spending, SpendLimit
-from nbutils.models.texts import Generation
+from nbutils.models.texts import Generation, request as make_request
 
 _DEADLINE_SECONDS = 300.0  # of one request to an API: calls and the pauses between them
 _CALL_SECONDS = 90.0  # of one call, to the last byte of its answer
 _ATTEMPTS = 12  # calls for one request
 _BROKEN = 3  # of them with a body that carries no text: these are billed
 _MALFORMED = ("UnsupportedProtocol", "LocalProtocolError")  # no http:// in the address, a line end in the key
-_BREAKER = 8  # calls that fail in a row before an API is given up
+_BREAKER = 8  # calls that fail in a row before an API is given up; or refusals, before it is tried whether it answers
+_TRIAL = "trial"  # the journal's name of that call
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,11 @@ def generate_api(model, unique, answers, sampling, runtime, journal, note):
     if server.lacks:
         more = "" if server.is_named else " (and OPENAI_BASE_URL, unless the server is OpenAI's)"
         raise ApiError(f"{model}: {server.lacks} is not set{more}")
+    if server.flaw:
+        raise ApiError(f"{model}: {server.flaw}")
     spending = Spending(runtime.limits, journal)
-    stream, runner = _stream(server, pending, sampling, runtime, journal, spending), asyncio.Runner()
+    fates = _Fates(any(answer.reason is None for answer in answers.values()))
+    stream, runner = _stream(server, pending, sampling, runtime, journal, spending, fates), asyncio.Runner()
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
             while (batch := thread.submit(runner.run, _next(stream)).result()) is not None:
@@ -63,7 +69,44 @@ async def _next(stream):
     return await anext(stream, None)
 
 
-async def _stream(server, pending, sampling, runtime, journal, spending):
+@dataclass
+class _Fates:
+    """What becomes of requests. One that is refused is held until it is known whether the server `answers` any that is
+    asked like it: then the refusal is its own, and final."""
+
+    answers: bool
+    held: list[tuple[str, Trouble]] = field(default_factory=list)
+    failures: int = 0  # in a row, of what may pass
+    last: str = ""  # why the last of them failed
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether refusals are all that has come, and enough of them to ask why."""
+        return not self.answers and len(self.held) >= _BREAKER
+
+    def take(self, key: str, heard: Generation | Trouble) -> list[tuple[str, Generation]]:
+        """What is known at once: an answer, or that there is none; a refusal is held."""
+        if isinstance(heard, Generation):
+            self.answers, self.failures = True, 0
+            return [(key, heard)]
+        if heard.fate == "passes":
+            self.failures, self.last = self.failures + 1, heard.reason
+            return [(key, _unanswered(heard, is_open=True))]
+        self.held.append((key, heard))
+        return []
+
+    def settle(self, at_end: bool = False) -> list[tuple[str, Generation]]:
+        """What is known by now of those held; at the end all, and what may not be the request's own stays open."""
+        known = [(key, each) for key, each in self.held if self.answers or at_end or each.fate == "own"]
+        self.held = [one for one in self.held if one not in known]
+        return [(key, _unanswered(each, not self.answers and each.fate == "unclear")) for key, each in known]
+
+
+def _unanswered(trouble: Trouble, is_open: bool) -> Generation:
+    return Generation("", 0, None, trouble.reason, is_open=is_open)
+
+
+async def _stream(server, pending, sampling, runtime, journal, spending, fates):
     """Yield what has been answered, at least once a second, with at most batch_size calls under way.
 
     After an error that more calls cannot mend nothing more is sent, but what is under way may still answer and has
@@ -71,14 +114,18 @@ async def _stream(server, pending, sampling, runtime, journal, spending):
     """
     import openai
 
-    gate, waiting, calls, failures, fatal = _Gate(runtime.batch_size), iter(pending.items()), {}, 0, None
+    gate, waiting, calls, fatal, trial = _Gate(runtime.batch_size), iter(pending.items()), {}, None, False
     options = {"base_url": server.url or None, "api_key": server.key, "max_retries": 0, "timeout": None}
     async with openai.AsyncOpenAI(**options) as client:
         without = completions.refused_by(str(client.base_url), server.model)
         api = _Api(Chat(client, server, sampling, without), journal, gate, spending)
         while True:
-            for key, request in itertools.islice(waiting, 0 if fatal else runtime.batch_size - len(calls)):
+            free = 0 if fatal or fates.is_in_doubt else runtime.batch_size - len(calls)
+            for key, request in itertools.islice(waiting, free):
                 calls[asyncio.create_task(_ask(api, key, request))] = key
+            if fates.is_in_doubt and not (calls or fatal or trial):
+                calls[asyncio.create_task(_ask(api, f"{_TRIAL}#{time.time_ns()}", _trial(sampling)))] = _TRIAL
+                trial = True
             if not calls:
                 break
             await asyncio.wait(calls, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
@@ -86,21 +133,36 @@ async def _stream(server, pending, sampling, runtime, journal, spending):
             for call in [call for call in calls if call.done()]:
                 key = calls.pop(call)
                 try:
-                    batch.append((key, call.result()))
+                    heard = call.result()
                 except (ApiError, SpendLimit) as error:
                     fatal = fatal or error
                     continue
-                failures = failures + 1 if batch[-1][1].reason else 0
-                if failures >= _BREAKER:
-                    why = f"{failures} calls failed in a row, the last: {batch[-1][1].reason}"
-                    fatal = fatal or ApiError(f"api:{server.model}: {why}; run again later")
+                batch += fates.take(key, heard)
+            fatal = fatal or _given_up(server.model, fates, trial and not calls)
             if fatal:
                 await gate.stop()
+            batch = [(key, made) for key, made in [*batch, *fates.settle()] if key in pending]
             if batch and journal is not None:
                 journal.sync()
             yield batch
     if fatal:
         raise fatal
+    yield fates.settle(at_end=True)
+
+
+def _given_up(model: str, fates: _Fates, tried: bool) -> ApiError | None:
+    """Why an API is given up. tried: whether the call that nobody refuses has come back."""
+    if fates.failures >= _BREAKER:
+        return ApiError(f"api:{model}: {fates.failures} calls failed in a row, the last: {fates.last}; run again later")
+    if tried and fates.is_in_doubt:
+        why = f"{len(fates.held)} calls refused and none answered, the last: {fates.held[-1][1].reason}"
+        return ApiError(f"api:{model}: {why}")
+    return None
+
+
+def _trial(sampling) -> dict:
+    """A request that nobody refuses for what it says."""
+    return make_request("", "Hi", asdict(sampling), 0)
 
 
 class _Gate:
@@ -148,44 +210,61 @@ class _Gate:
             self.changed.notify_all()
 
 
-async def _ask(api: _Api, key: str, request: dict) -> Generation:
-    """One answer, with retries of what may pass (429, 5xx, connection, silence, broken body) until the deadline.
+async def _ask(api: _Api, key: str, request: dict) -> Generation | Trouble:
+    """One answer, with retries of what may pass (429, 5xx, connection, silence, broken body) until the deadline, and
+    without the parameters that the server refuses: these are known as refused once a call without them is answered.
 
     The time in the gate's queue does not count. No call is begun that the deadline would cut short: it may be billed.
     """
     left, attempts, broken = _DEADLINE_SECONDS, 0, 0
+    left_out: frozenset[str] = frozenset()
     while True:
         async with api.gate:
             if api.gate.stopped:
-                return Generation("", 0, None, f"given up after {attempts} calls, the API failed")
+                return Trouble(f"given up after {attempts} calls, the API failed")
             began = time.monotonic()
-            heard = await _call(api, key, request)
+            heard = await _call(api, key, request, left_out)
             api.gate.heed(heard, began)
         if isinstance(heard, Generation):
+            api.chat.leave_out(left_out)
+            return heard
+        if heard.refused:
+            left_out |= {heard.refused}
+        elif heard.fate != "passes" and heard.status != 200:
             return heard
         attempts, broken = attempts + 1, broken + (heard.status == 200)
         wait = heard.wait if heard.wait is not None else random.uniform(0, min(30.0, 0.5 * 2**attempts))
         left -= time.monotonic() - began + wait
         if left < _CALL_SECONDS or attempts >= _ATTEMPTS or broken >= _BROKEN:
             asked = f" (asked to wait {heard.wait:.0f} s)" if heard.wait else ""
-            return Generation("", 0, None, f"{heard.reason}{asked}, given up after {attempts} calls")
+            fate = "passes" if heard.refused else heard.fate
+            return Trouble(f"{heard.reason}{asked}, given up after {attempts} calls", fate=fate)
         await api.gate.pause(wait)
 
 
-async def _call(api: _Api, key: str, request: dict) -> Generation | Trouble:
+async def _call(api: _Api, key: str, request: dict, left_out: frozenset[str]) -> Generation | Trouble:
     """One call, journalled before it is sent and again when it was answered, or refused and not billed."""
     import openai
 
-    settle = _begin(api, key, request)
+    settle, said, chat = _begin(api, key, request), None, api.chat
+    sent = chat.sent(request, left_out)
     try:
         async with asyncio.timeout(_CALL_SECONDS):
-            answer = completions.parse(await api.chat.complete(request), api.chat.sampling)
+            body = await chat.complete(request, left_out)
+        said = refusals.inside(body)
+        answer = Trouble("") if said else completions.parse(body, chat.sampling)
+    except openai.APIStatusError as error:
+        said = refusals.read(error)
     except (openai.APIError, TimeoutError, ValueError, TypeError, LookupError, AttributeError) as error:
         if _is_free(error):
             settle()
-        return _heard(error, api.chat)
-    known = [] if answer.reason else [(key, asdict(answer))]
-    settle(*known, read=answer.prompt_tokens or 0, written=answer.num_tokens)
+        return _heard(error, chat)
+    if said:
+        if said.is_free:
+            settle()
+        return refusals.meaning(said, chat.name, request["messages"], sent)
+    if isinstance(answer, Generation):
+        settle((key, asdict(answer)), read=answer.prompt_tokens or 0, written=answer.num_tokens)
     return answer
 
 
@@ -209,24 +288,20 @@ def _begin(api: _Api, key: str, request: dict):
 
 
 def _is_free(error: Exception) -> bool:
-    """Whether a call that failed cannot have been billed: the server refused it, or nothing was sent."""
+    """Whether a call that failed without a response cannot have been billed: nothing was sent."""
     import openai
 
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code < 500 or error.status_code == 503
     if isinstance(error, openai.APIConnectionError):
         return type(error.__cause__).__name__ in ("ConnectError", *_MALFORMED)
     return isinstance(error, UnicodeEncodeError)
 
 
-def _heard(error: Exception, chat: Chat) -> Generation | Trouble:
-    """What a call that failed means: no answer, or trouble that may pass. ApiError where no more calls can mend it."""
+def _heard(error: Exception, chat: Chat) -> Trouble:
+    """What a call means that brought no response, or a body that is none. ApiError where it can't be made."""
     import openai
 
-    if isinstance(error, openai.APIStatusError):
-        return completions.refusal(error, chat)
     if isinstance(error, UnicodeEncodeError):
-        return Generation("", 0, None, "bad request: half a character (a lone surrogate) cannot be sent")
+        return Trouble("bad request: half a character (a lone surrogate) cannot be sent", fate="own")
     if isinstance(error, TimeoutError):
         return Trouble(f"no answer within {_CALL_SECONDS:.0f} s")
     if isinstance(error, openai.APIConnectionError):

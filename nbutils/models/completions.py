@@ -1,42 +1,33 @@
-"""One chat completion of an OpenAI-compatible server: what is sent, what comes back, what an error status means."""
+"""One chat completion of an OpenAI-compatible server: what is sent, and what comes back in which shape."""
 
 import functools
 import json
-import math
 import re
-import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from nbutils.experiment import redaction
+from nbutils.experiment.redaction import redact
 from nbutils.experiment.words import count_words
+from nbutils.models import refusals
 from nbutils.models.references import Server
-from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request_seed
+from nbutils.models.refusals import LIMITS, SYSTEM, Trouble
+from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request_seed, without_system
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI  # takes a second to load
 
-_OPTIONAL = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop")  # what a server may refuse to take
-_REFUSED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|forbidden|permitted", re.I)
-_NO_TEXT = {"length": "no text within {} tokens", "content_filter": "no text: the server's content filter"}
-_AT_LIMIT = ("length", "max_tokens", "model_length")  # OpenAI's word, Anthropic's, Mistral's
-
-
-class ApiError(RuntimeError):
-    """The API refused in a way that more calls cannot mend: key, quota, request, or too many failures in a row."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a call brought no answer, where the next may. status: of the response, None if there was none; wait: seconds
-    that the server asks for, or None."""
-
-    reason: str
-    status: int | None = None
-    wait: float | None = None
+_AT_LIMIT = ("length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded")
+_FILTERED = re.compile(r"filter|safety|prohibited|blocklist|recitation|sensitive")
+_BROKE_OFF = re.compile(r"error|abort|insufficient")  # OpenRouter's, vLLM's, DeepSeek's
+_LIMIT = ": raise max_…_tokens of such texts"
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # fields of a message, and types of parts
+_INSTEAD = {  # what is sent where the server refuses a parameter
+    "max_tokens": ", max_completion_tokens is sent instead",
+    "temperature": ": the server's own default is used",
+    SYSTEM: ": its text opens the user's turn",
+}
 
 
 @functools.cache
@@ -58,101 +49,96 @@ class Chat:
     def name(self) -> str:
         return self.server.model
 
-    async def complete(self, request: dict) -> dict:
+    def optional(self, request: dict, left_out: frozenset[str] = frozenset()) -> dict:
+        """What a call sends beside model and messages. left_out: what this request does without, beside `without`.
+
+        Nothing that is off: a server may refuse a top_p of 1, which changes nothing. A temperature of 0 is not off.
+        """
+        sampling, without = self.sampling, self.without | left_out
+        limit = LIMITS["max_tokens" in without]
+        values: dict = {limit: sampling.max_new_tokens, "temperature": sampling.temperature}
+        values |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
+        values |= {"top_k": sampling.top_k} if sampling.top_k else {}
+        values |= {"seed": request_seed(request) % 2**31}
+        values |= {"stop": list(sampling.stop)} if sampling.stop else {}
+        return {name: value for name, value in values.items() if name not in without}
+
+    def messages(self, request: dict, left_out: frozenset[str] = frozenset()) -> list[dict]:
+        """The request's, a system message in the user's turn where the server refuses that role."""
+        given = request["messages"]
+        return without_system(given) if SYSTEM in self.without | left_out else given
+
+    def sent(self, request: dict, left_out: frozenset[str] = frozenset()) -> set[str]:
+        """All that a server may refuse of a call."""
+        system = request["messages"][0]["role"] == "system" and SYSTEM not in self.without | left_out
+        return set(self.optional(request, left_out)) | ({SYSTEM} if system else set())
+
+    def leave_out(self, names: frozenset[str]) -> None:
+        """Send these no more; said once."""
+        for name in sorted(names - self.without):
+            self.without.add(name)
+            tqdm.write(f"api:{self.name} takes no {name}{_INSTEAD.get(name, ': calls are made without it')}")
+
+    async def complete(self, request: dict, left_out: frozenset[str] = frozenset()):
         """The body of a chat completion as the server wrote it; ValueError if that is no JSON.
 
         Not by the SDK's typed method: to check the types of what goes out and comes in takes as long as all the rest.
         """
-        options = {name: value for name, value in _options(self.sampling, request).items() if name not in self.without}
-        if "max_tokens" in self.without:
-            options["max_completion_tokens"] = self.sampling.max_new_tokens
-        body = {"model": self.name, "messages": request["messages"], **options}
+        body = {"model": self.name, "messages": self.messages(request, left_out), **self.optional(request, left_out)}
         made = await self.client.post("/chat/completions", body=body, cast_to=object)
         return json.loads(made) if isinstance(made, str) else made  # a text, where the server's header says no JSON
 
 
-def _options(sampling: Sampling, request: dict) -> dict:
-    values = {
-        "max_tokens": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": request_seed(request) % 2**31,
-    }
-    values |= {"top_k": sampling.top_k} if sampling.top_k else {}
-    return values | ({"stop": list(sampling.stop)} if sampling.stop else {})
-
-
-def parse(body: dict, sampling: Sampling) -> Generation:
-    """ValueError and the like when the body carries no text: empty text is no answer, unless the server says why."""
+def parse(body: dict, sampling: Sampling) -> Generation | Trouble:
+    """The text, or why there is none: thought or filtered to the end, refused, broken off. ValueError and the like when
+    the body is no completion."""
     choice, usage = body["choices"][0], body.get("usage") or {}
-    text, finish = choice["message"]["content"], choice.get("finish_reason")
+    finish = str(choice.get("finish_reason") or "").lower()
+    text, refused, thought = _read(choice["message"])
     read, written = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    read = read if isinstance(read, int) else None
-    if not text and finish in _NO_TEXT:  # another call would end the same way, and cost the same
-        spent = written if isinstance(written, int) else sampling.max_new_tokens
-        cut = "length" if finish == "length" else None
-        return Generation("", spent, cut, _NO_TEXT[finish].format(sampling.max_new_tokens), read)
-    if not text or not isinstance(text, str):
-        raise ValueError("empty content")
-    written = written if isinstance(written, int) else count_words(text)
+    read, written = (number if isinstance(number, int) else None for number in (read, written))
+    if choice.get("error") or _BROKE_OFF.search(finish):
+        said = refusals.words_of(choice.get("error"))
+        return Trouble(f"answer broken off{f': {said}' if said else ''}", status=200)
+    most = sampling.max_new_tokens
+    if why := _why_none(text, refused, finish, thought, most if written is None else written, most):
+        spent = most if written is None else written
+        return Generation("", spent, "length" if finish in _AT_LIMIT else None, why, read)
+    if not text:  # billed all the same
+        return Trouble("empty answer", status=200, fate="unclear")
     whole = encodable(text)
     cut = cut_at(whole, sampling.stop)
+    written = count_words(text) if written is None else written
     return Generation(cut, written, "stop" if cut != whole else _ending(finish), prompt_tokens=read)
 
 
-def _ending(finish) -> str | None:
+def _read(message) -> tuple[str, str, bool]:
+    """(text, refusal, whether there is a thought) of a message; its content is a text, a list of parts, or nothing."""
+    content = message.get("content") or ""
+    given = content if isinstance(content, list) else [content]
+    parts: list[dict] = [{"text": part} if isinstance(part, str) else part for part in given]
+    texts = [part.get("text") or "" for part in parts if part.get("type", "text") in ("text", "output_text")]
+    declined = [each.get("refusal") or "" for each in (message, *parts)]
+    thought = any(message.get(name) for name in _THOUGHTS) or any(part.get("type") in _THOUGHTS for part in parts)
+    return "".join(texts), "".join(declined), thought
+
+
+def _why_none(text: str, refused: str, finish: str, thought: bool, written: int, most: int) -> str:
+    """Why a completion counts as no text, where another call would end the same way and cost the same; else empty."""
+    if _FILTERED.search(finish):
+        return "no text: the server's content filter" + " cut it off" * bool(text)
+    if "refus" in finish or (refused and not text):
+        return f"the model refuses: {redact(refused or text)[:200]}".rstrip(": ")
+    if text:
+        return ""
+    if finish in _AT_LIMIT:
+        own = f", fewer than the {most} allowed: the server's own limit"
+        return f"no text within {min(written, most)} tokens{' of thought' * thought}{own if written < most else _LIMIT}"
+    return "no text, only a thought" if thought else ""
+
+
+def _ending(finish: str) -> str | None:
     """How a text ended by the server's word: stop | length, None where it says nothing."""
     if not finish:
         return None
-    return "length" if str(finish).lower() in _AT_LIMIT else "stop"
-
-
-def refusal(error, chat: Chat) -> Generation | Trouble:
-    """What an error status means: come again (Trouble), not this request (Generation), not at all (ApiError)."""
-    status = error.status_code
-    if status == 402 or error.code == "insufficient_quota":
-        raise ApiError(f"api:{chat.name}: the account's quota is used up") from None
-    if status in (401, 403, 404, 405):
-        raise ApiError(f"api:{chat.name} refused the call ({status}): check key, base URL and model") from None
-    if status in (408, 409, 425, 429) or status >= 500:
-        reason = "rate limit" if status == 429 else f"server error {status}"
-        return Trouble(reason, status, retry_after(error.response.headers.get("retry-after", "")))
-    name = _refused_parameter(error)
-    if name is None:
-        return Generation("", 0, None, f"bad request: {redaction.redact(_said(error))[:200]}")
-    if name not in chat.without:
-        chat.without.add(name)
-        instead = ", max_completion_tokens is sent instead" if name == "max_tokens" else ": calls are made without it"
-        tqdm.write(f"api:{chat.name} takes no {name}{instead}")
-    return Trouble(f"{name} refused", status, wait=0.0)
-
-
-def _refused_parameter(error) -> str | None:
-    """The optional parameter that a server says it does not take, or not with this value; None for any other error.
-
-    OpenAI: 400, `param`, "Unsupported value: 'temperature' does not support 0"; Mistral, vLLM: 422 or 400 with
-    "extra_forbidden" and the parameter's name in quotes.
-    """
-    text = _said(error)
-    if not _REFUSED.search(text):
-        return None
-    named = getattr(error, "param", None)
-    return next((name for name in _OPTIONAL if name == named or re.search(rf"['\"`]{name}['\"`]", text)), None)
-
-
-def _said(error) -> str:
-    """The SDK's message, or, where it has none of its own, the server's body."""
-    text = str(error)
-    return text if " - " in text else f"{text} - {error.response.text}"
-
-
-def retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header, a number or an HTTP date; None if it is neither."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return "length" if finish in _AT_LIMIT else "stop"

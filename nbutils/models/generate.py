@@ -17,7 +17,7 @@ from nbutils.experiment.words import count_words
 from nbutils.models import api, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
 from nbutils.models.sampling import SeededSampler
-from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request, request_seed
+from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request, request_seed, without_system
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -37,7 +37,7 @@ def generate(
     prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
     Answers found in the journal are not asked again; new ones are journalled batch by batch.
     label: progress bar's name; note: told of calls and dollars in place of that bar. A request that cannot be answered
-    (longer than the context, refused by the API) comes back with its reason.
+    (longer than the context, refused by the API) comes back with its reason, which is journalled where it is final.
     """
     identity, shared = references.identity(model), asdict(sampling)
     requests = [request(identity, prompt, shared, sample) for prompt, sample in _zip(prompts, samples)]
@@ -49,7 +49,7 @@ def generate(
     with Bar(len(unique), label, len(answers)) as bar:
         for batch in backend(model, unique, answers, sampling, runtime, journal, note or bar.set_postfix_str):
             if journal is not None:
-                journal.append_many((key, asdict(answer)) for key, answer in batch if _is_final(answer))
+                journal.append_many((key, asdict(answer)) for key, answer in batch if not answer.is_open)
             answers.update(batch)
             bar.update(len(batch))
     return [answers[key] for key in keys]
@@ -75,11 +75,6 @@ class Conditions:
     ) -> list[Generation]:
         """generate() under these conditions."""
         return generate(model, prompts, sampling, self.runtime, self.journal, samples, label if self.progress else None)
-
-
-def _is_final(answer: Generation) -> bool:
-    """A failed call is asked again by the next run; an answer, or a prompt that is too long, is final."""
-    return answer.reason is None or answer.reason.startswith("prompt of")
 
 
 def _zip(prompts: list, samples: list[int] | None):
@@ -127,9 +122,7 @@ def render(model: str, tokenizer, messages: list[dict], answer: str | None = Non
     except TemplateError as error:
         if messages[0]["role"] != "system" or len(messages) < 2:
             raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
-        system, user, *more = messages
-        folded = user | {"content": f"{system['content']}\n\n{user['content']}"}
-        return render(model, tokenizer, [folded, *more], answer)
+        return render(model, tokenizer, without_system(messages), answer)
 
 
 def _token_ids(tokenizer, texts: dict) -> dict:

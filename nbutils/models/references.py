@@ -31,6 +31,7 @@ SANDBOX = {
 REWARD = "reward:"  # before a model's reference, where a judge is wanted: a reward model that judges
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _SERVER = re.compile(r"(.+)@([A-Za-z]\w*)")  # a version such as @20240620 is part of a model's name
+_QUOTES = "\"'“”‘’„‚«»`"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -63,6 +64,16 @@ class Server:
         """The variable without which nothing can be asked, if it is not set; else empty."""
         needed = self.url_name if self.is_named else self.key_name
         return "" if os.environ.get(needed) else needed
+
+    @property
+    def flaw(self) -> str:
+        """Why the key cannot be one, without a letter of it; else empty."""
+        odd = next((letter for letter in self.key if letter in _QUOTES or not "!" <= letter <= "~"), "")
+        if not odd:
+            return ""
+        kind = "a blank or line end" if odd.isspace() else "a letter that no key has"
+        kind = "quotes" if odd in _QUOTES else kind
+        return f"{self.key_name} holds {kind}: set it to the bare key, as your provider shows it"
 
 
 def server(ref: str) -> Server:

@@ -98,8 +98,10 @@ class Spending:
     def __init__(self, known: Limits, journal=None):
         self.limits, self._lock = known, threading.Lock()
         self.calls, self.usd, self._set_aside, self._priced = 0, 0.0, 0.0, False
+        self.unanswered = 0  # requests whose journalled fate is a reason in place of a text
         for key, value in journal.items() if journal is not None else ():
             request, attempt, stamp = key.partition(ATTEMPT)
+            self.unanswered += "#" not in key and bool(value.get("reason"))
             if attempt:
                 self.calls += 1
                 self.usd += self._cost(value, journal.get(f"{request}{SETTLED}{stamp}"))
@@ -135,10 +137,11 @@ class Spending:
             self.usd += price(model, self.limits.prices, input_tokens, output_tokens) or 0.0
 
     def counts(self) -> dict[str, float]:
-        """What a manifest says of calls; nothing where none was made. Without a price none is called paid."""
+        """What a manifest says of calls and of what they left unanswered. Without a price none is called paid."""
+        lost: dict[str, float] = {"requests that no model answers": self.unanswered} if self.unanswered else {}
         if self.calls and not self._priced:
-            return {"calls to servers": self.calls}
-        return {"paid calls": self.calls, "US dollars at most": round(self.usd, 4)} if self.calls else {}
+            return {"calls to servers": self.calls, **lost}
+        return {"paid calls": self.calls, "US dollars at most": round(self.usd, 4), **lost} if self.calls else lost
 
     def said(self, model: str) -> str:
         """The totals so far, on a progress bar; calls only for a model without a price."""

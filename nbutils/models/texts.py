@@ -22,7 +22,8 @@ class Generation:
     """text; num_tokens generated; finish: stop | length (cut at the limit) | None (nothing tells); reason: why there is
     no text, or None.
 
-    prompt_tokens: what an API says it read, None for a model on this machine.
+    prompt_tokens: what an API says it read, None for a model on this machine. is_open: whether another run may bring a
+    text, as where a server failed; a reason that is the prompt's own is final.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Generation:
     finish: str | None
     reason: str | None = None
     prompt_tokens: int | None = None
+    is_open: bool = False
 
 
 def encodable(text: str) -> str:
@@ -54,6 +56,17 @@ def is_cut(made: Generation, kept: str) -> bool | None:
 def messages_of(prompt) -> list[dict]:
     """A bare prompt as one user message; a list of messages as it is."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def without_system(messages: list[dict]) -> list[dict]:
+    """Messages whose first is no system message: its text opens the user's turn instead."""
+    if messages[0]["role"] != "system":
+        return messages
+    system, *rest = messages
+    if not rest:
+        return [system | {"role": "user"}]
+    user, *more = rest
+    return [user | {"content": f"{system['content']}\n\n{user['content']}"}, *more]
 
 
 def request(identity: str, prompt, sampling: dict, sample: int) -> dict:

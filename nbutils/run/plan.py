@@ -4,10 +4,12 @@ Nothing here reaches the network, loads a model or imports torch.
 """
 
 import contextlib
+import json
 import os
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from nbutils.run import preflight
 from nbutils.run.uses import described, limits, memory_bytes, published, size, used_models
 
 _ANSWER = re.compile(rb'^\{"key": "[^"#]*",', re.MULTILINE)
+_REASON = re.compile(rb'^\{"key": "[^"#]*", "value": .*"reason": ("(?:[^"\\]|\\.)+")', re.MULTILINE)
 FAILED = "failed.txt"  # in a step's folder: the one line of its last failure
 _MODELS_WIDTH = 46  # letters, in the table
 _MEMORY = (
@@ -44,7 +47,7 @@ def state(step: PlannedStep) -> tuple[str, str]:
         failure, kept = step.folder / FAILED, journalled(step.folder)
         if failure.exists():
             return "failed", failure.read_text("utf-8").strip()
-        return ("interrupted", f"{kept:,} answers are kept") if kept else ("to do", "")
+        return ("interrupted", f"{kept:,} answers are kept{textless(step.folder)}") if kept else ("to do", "")
     before = manifest.get("parameters", {})
     for name, value in step.parameters.items():
         if name not in before or before[name] != value:
@@ -70,6 +73,17 @@ def journalled(folder: Path) -> int:
     return len(_ANSWER.findall(journal.read_bytes())) if journal.is_file() else 0
 
 
+def textless(folder: Path) -> str:
+    """Of a journal's answers those that are a reason in place of a text: how many, and why most of them; or empty."""
+    journal = Path(folder) / "journal.jsonl"
+    reasons = _REASON.findall(journal.read_bytes()) if journal.is_file() else []
+    if not reasons:
+        return ""
+    why, number = Counter(json.loads(reason) for reason in reasons).most_common(1)[0]
+    shown = f"{textwrap.shorten(why, 100)}" + f" ({number:,}), …" * (number < len(reasons))
+    return f", {len(reasons):,} answer{'s' * (len(reasons) != 1)} without a text: {shown}"
+
+
 def status(path: Path) -> list[str]:
     """One line per step: where it stands, seconds, tokens."""
     experiment, planned = load(path)
@@ -79,6 +93,7 @@ def status(path: Path) -> list[str]:
         kind, reason = _standing(step)
         manifest = steps.read_manifest(step.folder) or {}
         spent = f"{manifest['seconds']:>8,.0f} s {manifest['tokens']:>12,} tokens" if kind == "done" else ""
+        spent += textless(step.folder) if spent else ""
         lines.append(f"  {f'{step.cell}/{step.id}':<{width}}  {kind:<11} {spent or reason}".rstrip())
     return lines
 

@@ -131,6 +131,8 @@ class _Model:
         if kind == "api" and (server := references.server(reference)).lacks:
             named = " and ".join(dict.fromkeys((server.lacks, server.url_name, server.key_name)))
             raise ValueError(f"{reference} needs {server.lacks}, which is not set: export {named}")
+        if kind == "api" and server.flaw:
+            raise ValueError(f"{reference}: {server.flaw}")
 
 
 def read_sets(step: PlannedStep) -> list[str]:

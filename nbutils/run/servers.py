@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from nbutils.experiment.grid import PlannedStep
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.redaction import redact
-from nbutils.models import references
+from nbutils.models import references, refusals
 from nbutils.models.references import Server
 from nbutils.models.spending import ATTEMPT, SETTLED, Spending, SpendLimit
 from nbutils.run.uses import limits, used_models
 
 _SECONDS = 10.0  # for the list of models
 _ANSWER_SECONDS = 60.0  # for one token: a local server may load its model first
-_HOPELESS = (401, 402, 403, 404, 405)
+_HOPELESS = (401, 403, 404, 405)
 _SKIP = "--no-check-servers runs without this trial"
 
 
@@ -61,6 +61,8 @@ def _try(trial: _Trial) -> str:
     import openai
 
     server = trial.server
+    if server.flaw:
+        raise ValueError(f"{trial.step.cell}/{trial.step.id}: {trial.reference}: {server.flaw}")
     options = {"base_url": server.url or None, "max_retries": 0}
     with openai.OpenAI(api_key=server.key, timeout=_SECONDS, **options) as client:
         try:
@@ -123,21 +125,21 @@ def _complete(trial: _Trial, client) -> tuple[dict, str]:
     try:
         made = client.post("/chat/completions", body=body, cast_to=object)
         made = json.loads(made) if isinstance(made, str) else made
-        return made.get("usage") or {}, ""
+        if not (said := refusals.inside(made)):
+            return made.get("usage") or {}, ""
     except openai.APITimeoutError:
         return {}, f"{trial.reference} gave no answer to a trial call within {_ANSWER_SECONDS:.0f} s; going on"
     except openai.APIStatusError as error:
-        said = f"answers {error.status_code}: {_words(error)}"
-        quota = error.code == "insufficient_quota"
-        if error.status_code in _HOPELESS or quota or (error.status_code == 400 and "model" in said.lower()):
-            raise trial.fault(said) from None
-        passes = error.status_code == 400 and "max_" in said  # another name for max_tokens, or too few of them
-        return {}, "" if passes else redact(f"{trial.reference} {said}")[:300] + "; going on"
+        said = refusals.read(error)
     except (ValueError, AttributeError):
         raise trial.fault("answers with something else than JSON: is the address right (…/v1)?") from None
+    return {}, _odd(trial, said)
 
 
-def _words(error) -> str:
-    """The server's own words."""
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.response.text or error.message)
+def _odd(trial: _Trial, said: refusals.Said) -> str:
+    """What is to be said of an error, but that a limit of one token is too low or has another name; or ValueError."""
+    if said.status in _HOPELESS or said.is_quota or (said.status < 500 and said.is_about_model):
+        raise trial.fault(f"answers {said.status}: {said.words}")
+    if said.status in (400, 422) and "max_" in said.text:
+        return ""
+    return redact(f"{trial.reference} answers {said.status}: {said.words}")[:300] + "; going on"

@@ -14,20 +14,36 @@ from dataclasses import asdict
 import fakes
 import pytest
 import server as scripted
+from hypothesis import given, strategies as st
 from server import FAULTS, Fault, Server, fingerprint, http_date, read_ledger, retry_after
 
 from nbutils.experiment.journal import Journal
-from nbutils.models import api, completions
+from nbutils.models import api, completions, refusals
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import generate
 from nbutils.models.spending import Limits, Spending, SpendLimit
 from nbutils.models.texts import Generation, Sampling, request, request_seed
 
+NAMES = [
+    "choices",
+    "message",
+    "content",
+    "refusal",
+    "finish_reason",
+    "error",
+    "code",
+    "type",
+    "text",
+    "msg",
+    "loc",
+    "x",
+]
 KEY = "sk-canary0123456789abcdef"
 LONG = 60.0  # seconds that only a hanging test can take
 PASSING = ["429", "500", "503", "reset", "reset before", "truncated JSON", "choices null", "choices empty"]
-PASSING += ["no message", "content null", "content empty", "content a list", "html", "html as JSON", "plain text"]
-BROKEN = [name for name in PASSING if FAULTS[name].status == 200 and FAULTS[name].cut is None]
+PASSING += ["no message", "content null", "content empty", "broken off", "html", "html as JSON", "plain text"]
+EMPTY = ["content null", "content empty"]
+BROKEN = [name for name in PASSING if FAULTS[name].status == 200 and FAULTS[name].cut is None and name not in EMPTY]
 
 
 @pytest.fixture
@@ -95,7 +111,8 @@ def test_answers_that_never_carry_a_text_are_bounded(server, path, monkeypatch, 
     """They are billed: three calls at most, then the request is unanswered, and the next run asks it again."""
     server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
-    assert made[0].text == "" and made[0].reason.startswith("broken answer") and made[1].text == "b"
+    why = "answer broken off: upstream stopped" if name == "broken off" else "broken answer"
+    assert made[0].text == "" and made[0].reason.startswith(why) and made[1].text == "b"
     assert len(ledger_of(server, "a")) == api._BROKEN == unanswered(path)
     server.faults.clear()
     assert [each.text for each in ask(path, ["a", "b"])] == ["a", "b"]
@@ -103,21 +120,55 @@ def test_answers_that_never_carry_a_text_are_bounded(server, path, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("all thought", "no text within 256 tokens"), ("filtered", "content filter")]
+    ("name", "why"),
+    [
+        ("all thought", "no text within 256 tokens: raise max_…_tokens of such texts"),
+        ("thought cut", "no text within 90 tokens of thought, fewer than the 256 allowed: the server's own limit"),
+        ("only thought", "no text, only a thought"),
+        ("filtered", "no text: the server's content filter"),
+        ("filtered half-way", "no text: the server's content filter cut it off"),
+        ("refused", "the model refuses: I can't help with that."),
+        ("refused in parts", "the model refuses: No."),
+    ],
 )
-def test_an_answer_without_a_text_that_says_why_is_paid_for_once(server, path, name, why):
-    """A reasoning model that thinks to the limit, a filter: another call would end the same way and cost the same."""
+def test_an_answer_without_a_text_that_says_why_is_paid_for_once_and_for_all(server, path, name, why):
+    """A model that thinks to the limit, a filter, a refusal: any call would end the same way and cost the same."""
     server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
-    assert why in made[0].reason and made[0].text == "" and made[1].text == "b"
-    assert made[0].finish == {"all thought": "length", "filtered": None}[name]
+    assert made[0].reason == why and made[0].text == "" and made[1].text == "b"
+    assert made[0].finish == ("length" if why.startswith("no text within") else None)
+    assert ask(path, ["a", "b"]) == made
     assert ledger_of(server, "a") == [("billed", name)] and unanswered(path) == 0
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_answer_is_asked_for_thrice_and_then_final_where_others_are_answered(server, path, name):
+    """A greedy model that has nothing to say says it every time, and is paid every time."""
+    server.faults["a"] = [name, "…"]
+    made = ask(path, ["a", "b"])
+    assert made[0].reason == "empty answer, given up after 3 calls" and made[1].text == "b"
+    assert ask(path, ["a", "b"]) == made and ledger_of(server, "a") == [("billed", name)] * 3
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": [{"type": "text", "text": "x"}]}, "x"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"text": "x"}]}, "x"),
+        ({"content": ["x", {"type": "output_text", "text": "y"}, {"type": "image", "url": "z"}]}, "xy"),
+        ({"content": "x", "refusal": None, "reasoning_content": "Hm."}, "x"),
+    ],
+)  # fmt: skip
+def test_a_text_is_read_in_whatever_shape_it_comes(message, text):
+    body = {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", **message}}]}
+    made = completions.parse(body, Sampling())
+    assert (made.text, made.finish, made.reason) == (text, "stop", None)
 
 
 @pytest.mark.parametrize(
     ("said", "stop", "finish"),
     [
-        ("stop", (), "stop"), ("length", (), "length"), ("eos", (), "stop"), ("content_filter", (), "stop"),
+        ("stop", (), "stop"), ("length", (), "length"), ("eos", (), "stop"), ("tool_calls", (), "stop"),
         ("MAX_TOKENS", (), "length"), ("model_length", (), "length"), (None, (), None), ("", (), None),
         ("length", ("###",), "stop"), ("length", ("@",), "length"),
     ],
@@ -158,9 +209,180 @@ def test_a_parameter_that_a_server_does_not_take_is_left_out_and_that_is_said(se
     assert all(said.count(f"api:m takes no {name}") == 1 for name in names)
 
 
+WORDINGS = [  # (parameter that is dropped, status, body), as servers put it
+    ("top_k", 400, {"error": {"message": "Unrecognized request argument supplied: top_k"}}),
+    ("stop", 400, {"code": "invalid argument", "error": "Argument not supported on this model: stop"}),
+    ("stop", 400, {"code": "invalid-argument", "error": "Model big-4 does not support parameter stop."}),
+    ("top_k", 400, {"error": {"message": "openai does not support parameters: ['top_k'], for model=m. To …"}}),
+    ("top_p", 422, {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"}),
+    ("temperature", 422, {"error": "Input validation error: `temperature` must be strictly positive"}),
+    ("temperature", 422, {"detail": [{"type": "greater_than", "loc": ["body", "temperature"], "msg": "Too small"}]}),
+    ("seed", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input", "input": 7}]}),
+    ("seed", 400, {"object": "error", "message": "[{'type': 'extra_forbidden', 'loc': ('body', 'seed')}]"}),
+    ("max_tokens", 400, {"error": {"message": "max_tokens is not supported"}}),
+    ("max_tokens", 400, {"error": {"message": "Unsupported parameter", "param": "max_tokens"}}),
+    ("top_p", 400, {"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}),
+    ("stop", 400, {"error": {"message": "Array too long: expected at most 4, got 5.", "param": "stop"}}),
+    ("seed", 400, b"seed is deprecated here"),
+    ("system role", 400, {"error": {"message": "System role not supported"}}),
+    ("system role", 400, {"error": {"message": "Unsupported value: 'messages[0].role' does not support 'system' with "
+                                               "this model.", "param": "messages[0].role"}}),
+    ("system role", 400, {"error": {"message": "Developer instruction is not enabled for models/gemma-3-27b-it"}}),
+    ("system role", 400, {"message": "Conversation roles must alternate user/assistant/user/assistant/..."}),
+    ("system role", 422, {"detail": [{"type": "enum", "loc": ["body", "messages", 0, "role"], "msg": "no 'user'"}]}),
+]  # fmt: skip
+CHAT = [{"role": "system", "content": "Judge this: temperature, stop, seed, content_filter."}]
+
+
+@pytest.mark.parametrize(("name", "status", "body"), WORDINGS, ids=str)
+def test_a_parameter_is_dropped_in_whatever_words_it_is_refused(server, path, capsys, name, status, body):
+    """Each prompt is answered and paid for once; the rest is sent as before, the journal's key knows nothing of it."""
+    server.refuses = {name: Fault(status, body)}
+    prompts = [[*CHAT, {"role": "user", "content": f"say {i}"}] for i in range(6)]
+    sampling = Sampling(0.0, 0.9, 5, 7, stop=("###",))
+    with Journal(path) as journal:
+        made = generate("api:m", prompts, sampling, Runtime(2), journal)
+    assert [each.text for each in made] == [
+        f"{CHAT[0]['content']}\n\nsay {i}" if name == "system role" else f"say {i}" for i in range(6)
+    ]
+    assert len(server.bodies) <= 6 + 2 and set(scripted.billed(server.ledger_path).values()) == {1}
+    sent = {"max_tokens", "temperature", "top_p", "top_k", "seed", "stop"} - {name}
+    sent |= {"max_completion_tokens"} if name == "max_tokens" else set()
+    assert set(server.bodies[-1]) == sent | {"model", "messages"}
+    assert capsys.readouterr().out.count(f"api:m takes no {name}") == 1
+    server.refuses = {}
+    with Journal(path) as journal:
+        assert generate("api:m", prompts, sampling, Runtime(2), journal) == made
+
+
+def test_what_is_off_is_not_sent_and_a_temperature_of_zero_is_not_off(server, path):
+    with Journal(path) as journal:
+        generate("api:m", ["a"], Sampling(0.0), Runtime(), journal)
+    assert set(server.bodies[0]) == {"model", "messages", "max_tokens", "temperature", "seed"}
+    assert server.bodies[0]["temperature"] == 0.0
+
+
+def test_a_parameter_that_was_blamed_for_nothing_is_sent_again(server, path, capsys):
+    """One request's refusal names the temperature, and stays without it: the others keep theirs."""
+    odd = Fault(400, {"error": {"message": "what is the temperature there"}})
+    server.faults["a"] = [odd, "…"]
+    made = ask(path, ["a", "b"], 1)
+    assert made[0].reason == "bad request: what is the temperature there" and made[1].text == "b"
+    assert ["temperature" in body for body in server.bodies] == [True, False, True]
+    assert "takes no" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens is too large: 256. This model supports at most 64 completion tokens",
+        "max_tokens must be at least 512",
+        "max_tokens and max_completion_tokens are not supported",
+    ],
+)
+def test_a_limit_of_tokens_that_no_call_may_have_stops_at_once(server, path, words):
+    """It is never dropped: what is not limited has no bound of its price."""
+    server.refuses = {name: Fault(400, {"error": {"message": words}}) for name in refusals.LIMITS}
+    with pytest.raises(api.ApiError, match="api:m refuses the limit of tokens: max_tokens"):
+        ask(path, [f"prompt {i}" for i in range(20)], 2)
+    assert len(server.bodies) <= 4 and unanswered(path) == 0
+
+
+OWN_FATES = {
+    "filter": Fault(400, {"error": {"message": "The response was filtered due to the prompt triggering Azure OpenAI's "
+                                    "content management policy.", "param": "prompt", "code": "content_filter"}}),
+    "moderation": Fault(403, {"error": {"message": "m requires moderation, your input was flagged", "code": 403}}),
+    "length": Fault(400, {"error": {"message": "This model's maximum context length is 4096 tokens. However, you "
+                                    "requested 9000 tokens.", "param": "messages", "code": "context_length_exceeded"}}),
+    "length by vLLM": Fault(400, {"error": {"message": "'max_tokens' is too large: 256. This model's maximum context "
+                                            "length is 512 tokens and your request has 400 input tokens"}}),
+    "size": Fault(413, b"<html><h1>Request Entity Too Large</h1></html>"),
+    "other": Fault(400, {"error": {"code": "1301", "message": "系统检测到输入内容"}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_FATES)
+def test_prompts_that_are_refused_stop_nothing_and_are_asked_once(server, path, name):
+    """Twelve in a row before any answer; a rerun asks nobody again, whatever was killed beside them."""
+    bad, good = [f"bad {i}" for i in range(12)], [f"good {i}" for i in range(6)]
+    server.faults = {text: [OWN_FATES[name], "…"] for text in bad}
+    made = ask(path, [*bad, *good], 4)
+    assert [each.text for each in made] == [""] * 12 + good and all(each.reason for each in made[:12])
+    asked = [body["messages"][-1]["content"] for body in server.bodies]
+    assert sorted(set(asked) - {"Hi"}) == sorted([*bad, *good]) and len(asked) - asked.count("Hi") == 18
+    assert asked.count("Hi") == (0 if name in ("filter", "moderation") else 1) and unanswered(path) == 0
+    before = len(server.bodies)
+    assert ask(path, [*bad, *good], 4) == made and ask(path, bad, 4) == made[:12] and len(server.bodies) == before
+
+
+def test_a_run_killed_beside_refused_prompts_ends(server, path):
+    """Ctrl-C while prompts are refused and others hang: the next run meets the refused ones first, and ends."""
+    bad, good = [f"bad {i}" for i in range(12)], [f"good {i}" for i in range(4)]
+    server.faults = {text: [OWN_FATES["other"], "…"] for text in bad} | {"good 3": ["silence"]}
+    threading.Timer(1.5, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        ask(path, [*bad, *good], 2)
+    made = ask(path, [*bad, *good], 2)
+    assert [each.text for each in made] == [""] * 12 + good
+    assert {outcome for text in good[:3] for outcome in ledger_of(server, text)} == {("billed", "-")}
+    assert len([body for body in server.bodies if body["messages"][0]["content"] in good[:3]]) == 3
+
+
+def test_a_refusal_that_all_requests_meet_stops_the_step_with_the_servers_words(server, path):
+    """Eight and a call that says Hi: then it is the server. Nothing of it is final."""
+    server.faults[None] = [Fault(400, {"error": {"message": "this deployment is paused"}}), "…"]
+    with pytest.raises(
+        api.ApiError, match=r"\d+ calls refused and none answered, the last: bad request: this deployment"
+    ):
+        ask(path, [f"prompt {i}" for i in range(40)], 4)
+    assert len(server.bodies) <= 8 + 4 + 1 and server.bodies[-1]["messages"][0]["content"] == "Hi"
+    server.faults.clear()
+    assert [each.text for each in ask(path, ["prompt 0", "prompt 39"])] == ["prompt 0", "prompt 39"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (400, {"error": {"message": "foo is not a valid model ID", "code": 400}}, "check the model's name: foo is not"),
+        (400, {"error": {"message": "Model Not Exist", "type": "invalid_request_error"}}, "check the model's name"),
+        (400, {"message": "Invalid model: foo", "code": "1500"}, "check the model's name"),
+        (400, {"error": {"message": "Your credit balance is too low"}}, "quota is used up: Your credit balance"),
+        (404, {"error": {"message": "no such model"}}, "refused the call .404.: .* it says: no such model"),
+        (200, {"error": {"message": "Incorrect key", "code": 401}}, "refused the call .401.: .* it says: Incorrect"),
+        (200, {"error": {"message": "no money", "code": "insufficient_quota"}}, "quota is used up: no money"),
+    ],
+)  # fmt: skip
+def test_what_no_call_can_mend_stops_at_once_wherever_it_is_said(server, path, status, body, why):
+    server.faults[None] = [Fault(status, body), "…"]
+    with pytest.raises(api.ApiError, match=why):
+        ask(path, [f"prompt {i}" for i in range(20)], 1)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (500, {"error": {"message": "model requires more system memory (5.6 GiB) than is available (2.1 GiB)"}},
+         "server error 500: model requires more system memory (5.6 GiB)"),
+        (502, b"<html><style>b{}</style><title>502 Bad Gateway</title></html>", "server error 502: 502 Bad Gateway"),
+        (200, {"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "Too Many"}}},
+         "rate limit: Provider returned error; Too Many"),
+        (200, {"choices": None, "error": {"message": "upstream", "code": 502}}, "server error 502: upstream"),
+        (200, {"error": "overloaded"}, "server error 502: overloaded"),
+    ],
+)  # fmt: skip
+def test_a_reason_has_the_servers_words_and_a_later_run_asks_again(server, path, monkeypatch, status, body, why):
+    monkeypatch.setattr(api, "_ATTEMPTS", 2)
+    server.faults["a"] = [Fault(status, body), "…"]
+    made = ask(path, ["a", "b"])
+    assert made[0].reason.startswith(why) and made[0].is_open and made[1].text == "b"
+    server.faults.clear()
+    assert ask(path, ["a", "b"])[0].text == "a" and len(times(server, "a")) == 3
+
+
 def test_a_refusal_that_names_no_parameter_of_ours_is_a_bad_request(server, path):
     """Not every 400 with a parameter's name in it is about that parameter."""
-    texts = ["temperature out of range", "unsupported language", "extra 'tools' are forbidden"]
+    texts = ["the temperatures differ", "unsupported language", "extra 'tools' are forbidden"]
     server.faults = {str(i): [scripted._error(400, text)] for i, text in enumerate(texts)}
     made = ask(path, ["0", "1", "2"])
     assert all(each.reason.startswith("bad request") for each in made) and len(server.bodies) == 3
@@ -186,6 +408,28 @@ def test_two_servers_at_once_each_with_its_own_address_and_key(server, path, tmp
     monkeypatch.delenv("LOCAL_OPENAI_BASE_URL")
     with pytest.raises(api.ApiError, match=r"^api:m@local: LOCAL_OPENAI_BASE_URL is not set$"):
         generate("api:m@local", ["a"], Sampling())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.sampled_from(["length", "error", "400"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(body=JSON, choice=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5))
+def test_no_body_breaks_its_reader(body, choice):
+    """Whatever a server sends is an answer, an error in its words, or a body that is none; a text is a text."""
+    for each in (body, {"choices": [choice], "usage": body}):
+        said = refusals.inside(each)
+        if said:
+            assert isinstance(said.words, str) and 400 <= said.status < 600 and "\n" not in said.words
+            continue
+        try:
+            made = completions.parse(each, Sampling())
+        except (ValueError, TypeError, LookupError, AttributeError):
+            continue
+        assert isinstance(made, refusals.Trouble) or bool(made.text) is not bool(made.reason)
 
 
 def test_missing_usage_is_no_reason_to_pay_again(server, path):
@@ -228,17 +472,17 @@ def test_retry_after_is_obeyed_in_every_form(server, path):
     [("7", 7.0), ("1.5", 1.5), ("0", 0.0), ("-1", 0.0), ("", None), ("soon", None), ("nan", None), ("1e999", None)],
 )
 def test_retry_after_as_a_number(value, seconds):
-    assert completions.retry_after(value) == seconds
+    assert refusals.retry_after(value) == seconds
 
 
 def test_retry_after_as_a_date(monkeypatch):
     monkeypatch.setattr(api.time, "time", lambda: 784111747.0)  # Sun, 06 Nov 1994 08:49:07 GMT
-    assert completions.retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 30.0
-    assert completions.retry_after("Sun, 06 Nov 1994 08:48:37 GMT") == 0.0
-    assert completions.retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == 30.0
-    assert completions.retry_after("Sun Nov  6 08:49:37 1994") is not None  # asctime names no zone
+    assert refusals.retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 30.0
+    assert refusals.retry_after("Sun, 06 Nov 1994 08:48:37 GMT") == 0.0
+    assert refusals.retry_after("Sunday, 06-Nov-94 08:49:37 GMT") == 30.0
+    assert refusals.retry_after("Sun Nov  6 08:49:37 1994") is not None  # asctime names no zone
     for nonsense in ("Sun, 99 Nov 1994 08:49:37 GMT", "06 Nov", "\x00", "Sun, 06 Nov 99999 08:49:37 GMT"):
-        assert completions.retry_after(nonsense) is None
+        assert refusals.retry_after(nonsense) is None
 
 
 def test_a_wait_beyond_the_deadline_is_not_waited_for(server, path):
@@ -246,7 +490,10 @@ def test_a_wait_beyond_the_deadline_is_not_waited_for(server, path):
     server.faults = {"a": [retry_after("3600")], "b": [retry_after(http_date(3600))]}
     made = ask(path, ["a", "b", "c"])
     assert [each.text for each in made] == ["", "", "c"] and len(server.calls) == 3 and unanswered(path) == 0
-    assert made[0].reason == "rate limit (asked to wait 3600 s), given up after 1 calls" and "36" in made[1].reason
+    assert (
+        made[0].reason == "rate limit: slow down (asked to wait 3600 s), given up after 1 calls"
+        and "36" in made[1].reason
+    )
     assert [each.text for each in ask(path, ["a", "b", "c"])] == ["a", "b", "c"] and len(server.calls) == 5
 
 
@@ -277,13 +524,16 @@ def test_an_endless_rate_limit_ends_by_the_deadline(server, path, monkeypatch):
     monkeypatch.setattr(api, "_DEADLINE_SECONDS", 6.0)
     server.faults["a"] = [retry_after("0.6"), "…"]
     (made,) = ask(path, ["a"])
-    assert made.reason.startswith("rate limit (asked to wait 1 s), given up") and len(server.calls) <= 2
+    assert made.reason.startswith("rate limit: slow down (asked to wait 1 s), given up") and len(server.calls) <= 2
 
 
 def test_an_endless_rate_limit_without_a_wait_ends_by_the_number_of_calls(server, path):
     server.faults["a"] = ["429", "…"]
     (made,) = ask(path, ["a"])
-    assert made.reason == f"rate limit, given up after {api._ATTEMPTS} calls" and len(server.calls) == api._ATTEMPTS
+    assert (
+        made.reason == f"rate limit: slow down, given up after {api._ATTEMPTS} calls"
+        and len(server.calls) == api._ATTEMPTS
+    )
     assert unanswered(path) == 0 and scripted.billed(server.ledger_path) == {}
 
 
@@ -329,20 +579,23 @@ def test_a_pause_is_cut_short_when_the_step_stops(server, path):
     assert time.monotonic() - started < LONG and len(server.calls) <= 2
 
 
-@pytest.mark.parametrize("name", ["400", "422"])
-def test_a_bad_request_is_unanswered_with_the_servers_words_but_not_the_key(server, path, name):
-    server.faults["a"] = [name]
+@pytest.mark.parametrize(("name", "why"), [("400", "prompt too long, said [secret]"), ("422", "bad request: odd")])
+def test_a_bad_request_is_unanswered_with_the_servers_words_but_not_the_key(server, path, name, why):
+    """For good, since the server answers another: it is not asked again."""
+    server.faults["a"] = [name, "…"]
     made = ask(path, ["a", "b"])
-    assert made[0].reason.startswith("bad request") and "said [secret]" in made[0].reason and made[1].text == "b"
+    assert why in made[0].reason and "said [secret]" in made[0].reason and made[1].text == "b"
     assert len(server.calls) == 2 and unanswered(path) == 0
-    assert ask(path, ["a", "b"])[0].text == "a" and len(server.calls) == 3
+    assert ask(path, ["a", "b"]) == made and len(server.calls) == 2
 
 
 def test_breaker_opens_after_failures_in_a_row_and_what_was_answered_stays(server, path, monkeypatch):
     monkeypatch.setattr(api, "_ATTEMPTS", 2)
     prompts = [f"prompt {i}" for i in range(30)]
     server.faults = {f"prompt {i}": ["500", "…"] for i in range(10, 30)}
-    with pytest.raises(api.ApiError, match="8 calls failed in a row, the last: server error 500, given up after 2"):
+    with pytest.raises(
+        api.ApiError, match="8 calls failed in a row, the last: server error 500: oops, .secret., given up"
+    ):
         ask(path, prompts, 2)
     assert len(server.calls) <= 10 + (api._BREAKER + 2) * 2
     server.faults.clear()
@@ -350,21 +603,33 @@ def test_breaker_opens_after_failures_in_a_row_and_what_was_answered_stays(serve
     assert set(scripted.billed(server.ledger_path).values()) == {1}
 
 
-def test_failures_that_are_not_in_a_row_stop_nothing(server, path):
+def test_failures_that_are_not_in_a_row_stop_nothing(server, path, monkeypatch):
+    monkeypatch.setattr(api, "_ATTEMPTS", 1)
     prompts = [f"prompt {i}" for i in range(20)]
-    server.faults = {text: ["400"] for text in prompts[::2]}
+    server.faults = {text: ["500"] for text in prompts[::2]}
     made = ask(path, prompts, 1)
     assert [each.text for each in made[1::2]] == prompts[1::2] and all(each.reason for each in made[::2])
 
 
-@pytest.mark.parametrize("name, value", [("OPENAI_BASE_URL", "127.0.0.1:9/v1"), ("OPENAI_API_KEY", KEY + "\n")])
-def test_a_call_that_cannot_be_made_stops_at_once(server, path, monkeypatch, name, value):
-    """An address without http://, a line end in the key: mistakes that no retry mends, nor is the key shown."""
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("OPENAI_BASE_URL", "127.0.0.1:9/v1", "check OPENAI_BASE_URL and OPENAI_API_KEY"),
+        ("OPENAI_API_KEY", KEY + "\n", "OPENAI_API_KEY holds a blank or line end: set it to the bare key"),
+        ("OPENAI_API_KEY", f" {KEY}", "OPENAI_API_KEY holds a blank or line end"),
+        ("OPENAI_API_KEY", f"“{KEY}”", "OPENAI_API_KEY holds quotes"),
+        ("OPENAI_API_KEY", f'"{KEY}"', "OPENAI_API_KEY holds quotes"),
+        ("OPENAI_API_KEY", f"\ufeff{KEY}", "OPENAI_API_KEY holds a letter that no key has"),
+        ("OPENAI_API_KEY", "sk-ключ" + KEY, "OPENAI_API_KEY holds a letter that no key has"),
+    ],
+)
+def test_a_call_that_cannot_be_made_stops_at_once(server, path, monkeypatch, name, value, why):
+    """An address without http://, a key copied with its quotes: mistakes that no retry mends, nor is the key shown."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(api.ApiError, match="check OPENAI_BASE_URL and OPENAI_API_KEY") as caught:
+    with pytest.raises(api.ApiError, match=why) as caught:
         ask(path, ["a", "b"])
     seen = "".join(traceback.format_exception(caught.value)) + path.read_text()
-    assert KEY[:8] not in seen and not server.calls and unanswered(path) == 0
+    assert KEY[:8] not in seen and "ключ" not in seen and not server.calls and unanswered(path) == 0
 
 
 # --- how many at once ---------------------------------------------------------------------------------------------
@@ -406,12 +671,12 @@ def test_gate_by_hand():
     """8, halved to 4 and 2; a 429 to a call from before the halving changes nothing; 2 + 3 answers give 4; never 9."""
 
     async def play():
-        gate, limited, answer = api._Gate(8), completions.Trouble("rate limit", 429), Generation("x", 1, "stop")
+        gate, limited, answer = api._Gate(8), refusals.Trouble("rate limit", 429), Generation("x", 1, "stop")
         limits = []
         gate.heed(limited, time.monotonic())
         limits.append(gate.limit)
         gate.heed(limited, gate.halved - 1)
-        gate.heed(completions.Trouble("server error 500", 500), time.monotonic())
+        gate.heed(refusals.Trouble("server error 500", 500), time.monotonic())
         limits.append(gate.limit)
         gate.heed(limited, gate.halved + 1)
         for _ in range(5):

@@ -42,6 +42,12 @@ def test_what_was_spent_is_read_from_the_journal(tmp_path):
     unpriced = Spending(Limits())
     unpriced.begin("llama", 10, 10)
     assert unpriced.counts() == {"calls to servers": 1}  # a server of one's own sends no bill
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.append_many(
+            [("b", {"text": "", "reason": "no text: the server's content filter"}), ("c", {"reason": None})]
+        )
+        counts = Spending(Limits(prices=PRICES), journal).counts()
+    assert counts == {"paid calls": 4, "US dollars at most": 0.0011, "requests that no model answers": 1}
     assert spent.said("api:m") == "4 calls, $0.00" and spent.said("api:other") == "4 calls"
 
 

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils.experiment.journal import Journal
 from nbutils.models import references
+from nbutils.models.texts import Generation
 from nbutils.run import plan, uses
 
 TRAIN = SHARED + (
@@ -203,6 +205,21 @@ def test_answers_that_are_kept_are_counted_without_the_notes_on_calls(tmp_path):
         for key, text in (("a", "x #attempt1"), ("a#attempt1", ""), ("a#settled1", ""), ("b", '"key": "c#"')):
             journal.append(key, {"text": text})
     assert plan.journalled(tmp_path) == 2 and plan.journalled(tmp_path / "nowhere") == 0
+
+
+def test_status_says_how_many_answers_have_no_text_and_why(done, path):
+    """Of a step that is done, and of one that was interrupted; a text that looks like a reason is none."""
+    fates = [
+        Generation("", 0, None, reason) for reason in ("no text: the “filter”", "no text: the “filter”", "too long")
+    ]
+    fates.append(Generation('", "reason": "nothing", "', 3, "stop"))
+    with Journal(done.folder / "journal.jsonl") as journal:
+        journal.append_many((str(i), asdict(fate)) for i, fate in enumerate(fates))
+    said = ", 3 answers without a text: no text: the “filter” (2), …"
+    assert plan.status(path)[1].endswith(f"tokens{said}")
+    (done.folder / "manifest.json").unlink()
+    assert plan.state(done) == ("interrupted", f"4 answers are kept{said}")
+    assert plan.textless(done.folder.parent) == ""
 
 
 def test_status_gives_a_line_to_each_step(done, path):

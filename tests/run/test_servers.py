@@ -4,7 +4,7 @@ import time
 
 import fakes
 import pytest
-from server import Server, billed
+from server import Fault, Server, billed
 from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils.experiment.journal import Journal
@@ -79,6 +79,50 @@ def test_a_server_that_cannot_be_used_is_one_line_with_address_variables_and_its
         f"red/more: api:gpt-x: the server at {server.url} (OPENAI_BASE_URL), key from OPENAI_API_KEY, {words}" in line
     )
     assert "--no-check-servers" in line and "sk-canar" not in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            {"error": {"message": "gpt-x is not a valid model ID", "code": 400}},
+            "answers 400: gpt-x is not a valid model",
+        ),
+        (
+            {"error": {"message": "The model `gpt-x` does not exist", "code": "model_not_found"}},
+            "answers 400: The model",
+        ),
+        ({"error": {"message": "Your credit balance is too low"}}, "answers 400: Your credit balance"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 200])
+def test_a_name_that_a_server_does_not_know_is_found_wherever_it_says_so(server, steps, status, body, words):
+    error = body["error"] | ({"type": "invalid_request_error"} if status == 200 else {})
+    server.lists, server.faults[None] = None, [Fault(status, {"error": error}), "…"]
+    with pytest.raises(ValueError) as caught:
+        try_servers(steps)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        "Could not finish the message because max_tokens or model output limit was reached.",
+    ],
+)
+def test_a_server_that_wants_another_limit_than_one_token_is_none_the_worse(server, steps, words):
+    server.lists, server.faults[None] = None, [Fault(400, {"error": {"message": words}}), "…"]
+    assert try_servers(steps) == []
+
+
+def test_a_key_in_curly_quotes_is_one_line_without_the_key(server, steps, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "“sk-canary0123456789abcdef”")
+    with pytest.raises(
+        ValueError, match="^red/more: api:gpt-x: OPENAI_API_KEY holds quotes: set it to the bare key"
+    ) as it:
+        try_servers(steps)
+    assert "canary" not in str(it.value) and not server.calls
 
 
 @pytest.mark.parametrize("fault", ["429", "500"])
