@@ -56,7 +56,8 @@ def of_text(text: str, alone: bool = True) -> list[tuple[str, str]]:
     alone: whether marked words of one speaker are a conversation too; control tokens always are.
     """
     opening = _START.match(text)
-    body, kept = text[opening.end() if opening else 0 :], []
+    body = text[opening.end() if opening else 0 :]
+    kept: list[tuple[str, str]] = []
     for form in (*_TOKENS, *_WORDS):
         if re.match(form, body):
             parts = re.split(form, body)[1:]

@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -212,6 +213,14 @@ def load_callable(ref: str):
     if not callable(found):
         raise ValueError(f"{ref!r}: module {module} has no function {name}")
     return found
+
+
+def shown(value) -> str:
+    """The beginning of what a function returned, for an error's one line."""
+    if inspect.iscoroutine(value):
+        value.close()  # nobody will await it
+        return "it is async, wrap it in a function that waits for it"
+    return "got " + " ".join(repr(value).split())[:60]
 
 
 def _not_found(module: str, missing: str) -> str:
