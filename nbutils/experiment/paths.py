@@ -16,6 +16,7 @@ import tqdm.std
 sys.modules.setdefault("tqdm.autonotebook", tqdm.std)
 
 _WHOLE, _BLOCK = 256 * 2**20, 2**20
+_LITTER = ("__pycache__", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir", "Icon\r")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -158,10 +159,15 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(folder: Path) -> str:
-    """One hash for all files below folder, by name and content."""
+    """One hash for all files below folder, by name and content, without what is_litter."""
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+    files = [path for path in folder.rglob("*") if path.is_file() and not is_litter(path.relative_to(folder))]
+    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in sorted(files)])
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file is what systems, editors and caches leave: hidden, in a hidden folder, or of a known name."""
+    return any(part.startswith(".") or part.endswith("~") or part in _LITTER for part in path.parts)
 
 
 def sha256_json(value) -> str:

@@ -36,6 +36,23 @@ def test_tree_hash_sees_names_and_contents(tmp_path):
     assert paths.sha256_tree(tmp_path) == before
 
 
+LITTER = (".DS_Store", "._a", ".ipynb_checkpoints/a-checkpoint", ".cache/huggingface/a.lock", ".git/HEAD", "a~")
+
+
+@pytest.mark.parametrize("name", [*LITTER, "b/.DS_Store", "__pycache__/a.pyc", "Thumbs.db", "b/desktop.ini"])
+def test_tree_hash_does_not_see_what_systems_and_editors_leave(tmp_path, name):
+    folder = tmp_path / ".hidden" / "model"  # where the folder itself lies is nobody's business
+    folder.mkdir(parents=True)
+    (folder / "a").write_text("1")
+    before = paths.sha256_tree(folder)
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
+    (folder / name).write_text("x")
+    assert paths.sha256_tree(folder) == before
+    (folder / "b").mkdir(exist_ok=True)
+    (folder / "b" / "c.d").write_text("2")
+    assert paths.sha256_tree(folder) != before
+
+
 def test_json_hash_ignores_key_order_and_survives_surrogates():
     assert paths.sha256_json({"a": 1, "b": "\ud800"}) == paths.sha256_json({"b": "\ud800", "a": 1})
     with pytest.raises(ValueError):
