@@ -44,7 +44,7 @@ def read_evaluation_set(name: str) -> Iterator[dict]:
 def local_copy(file: str) -> Path | None:
     folders = [paths.project_root() / "data"]
     if os.environ.get("WORKBOOK_DATA"):
-        folders.insert(0, Path(os.environ["WORKBOOK_DATA"]))
+        folders.insert(0, paths.expanded(os.environ["WORKBOOK_DATA"]))
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 

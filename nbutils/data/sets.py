@@ -133,7 +133,7 @@ def files(*refs: str) -> list[Path]:
 
 def read_lines(path: str) -> list[str]:
     """Lines of a word list (relative to the project), without blanks, empty lines and lines that start with #."""
-    file = _find(Path(path).expanduser())
+    file = _find(paths.expanded(path))
     if not file.is_file():
         raise FileNotFoundError(f"{path} not found at {file}: wanted a text file with one entry per line")
     lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n"))
@@ -160,7 +160,7 @@ def _resolve(ref: str) -> tuple[str, str]:
         return "evaluation", hub.EVALUATION_SETS[ref]
     if ref in HUB_SETS:
         return "hub", HUB_SETS[ref]
-    path = _find(Path(ref).expanduser())
+    path = _find(paths.expanded(ref))
     if path.is_file() and path.suffix.lower() in readers.EXTENSIONS:
         return "file", str(path)
     wanted = f"a {', '.join(readers.EXTENSIONS[:-1])} or {readers.EXTENSIONS[-1]} file"

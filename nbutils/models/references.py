@@ -87,7 +87,7 @@ def resolve(ref: str) -> str:
         return _sandbox(ref.removeprefix("sandbox/"))
     if ref.startswith("api:") or _CALLABLE.fullmatch(ref):
         return ref
-    for folder in (Path(ref).expanduser(), place(ref)):
+    for folder in (paths.expanded(ref), place(ref)):
         if folder.is_dir():
             return str(folder.resolve())
     if _HUB.fullmatch(ref):

@@ -31,6 +31,7 @@ def trouble(reference: str, gives: str, code: Path) -> str:
     known = {
         "WORKBOOK_ROOT": str(paths.project_root()),
         "WORKBOOK_CODE": str(code),
+        "PYTHONIOENCODING": "utf-8",
         "PYTHONPATH": os.pathsep.join(filter(None, packages)),
     }
     command = [sys.executable, "-m", "nbutils.run.functions", reference, gives]
@@ -41,7 +42,8 @@ def trouble(reference: str, gives: str, code: Path) -> str:
             env=os.environ | known,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_SECONDS,
             check=False,
         )

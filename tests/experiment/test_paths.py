@@ -18,6 +18,17 @@ def test_step_folder_lies_below_outputs(outputs):
     assert paths.step_folder("e", "Qwen2.5-7B+x", "collect") == outputs / "e" / "Qwen2.5-7B+x" / "collect"
 
 
+def test_a_home_folder_is_meant_by_its_tilde_and_nobodys_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, found in (("ROOT", paths.project_root), ("OUTPUTS", paths.outputs_root)):
+        monkeypatch.setenv(f"WORKBOOK_{name}", "~/own")
+        assert found() == tmp_path / "own"
+    monkeypatch.setenv("WORKBOOK_CODE", "~/code")
+    assert paths.code_folders()[0] == tmp_path / "code"
+    assert paths.template_folder("~/mine") == tmp_path / "mine"
+    assert paths.expanded("~no_such_user/x").name == "x"
+
+
 def test_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch):
     path = tmp_path / "x.txt"
     paths.write_atomic(path, "old")
