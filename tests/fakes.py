@@ -28,8 +28,49 @@ def _answers(messages):
     return parts[1], parts[2]
 
 
+def none_or_dict(messages):
+    """What SDKs return: no text for a refusal, or the whole message."""
+    text = messages[-1]["content"]
+    return None if text == "refuse" else {"content": text} if text == "dict" else text
+
+
+async def asynchronous(messages):
+    return "x"
+
+
+def paid(messages):
+    """One line in the ledger a call; its 8th raises, its 100th kills the process, once each."""
+    import os
+    from pathlib import Path
+
+    ledger = Path(os.environ["WORKBOOK_TEST_LEDGER"])
+    before = ledger.read_text().split("\n") if ledger.exists() else []
+    with open(ledger, "a") as file:
+        file.write(messages[-1]["content"] + "\n")
+    if len(before) == 8:
+        raise ConnectionError("read timed out")
+    if len(before) == 100:
+        os.kill(os.getpid(), 9)
+    return "fine"
+
+
 def length(prompts, responses):
     return [float(len(response)) for response in responses]
+
+
+def returned(prompts, responses):
+    """What the first response says, as Python."""
+    import numpy
+    import torch
+
+    return eval(responses[0], {"numpy": numpy, "torch": torch, "generator": _generator})
+
+
+def _generator(number):
+    """As many rewards, and then an error."""
+    for i in range(number):
+        yield float(i)
+    raise ConnectionError("read timed out")
 
 
 def constant(prompts, responses):

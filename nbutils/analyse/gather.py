@@ -88,7 +88,7 @@ def human_labels(run: Step, found: Evaluations, steps: list[str], file: str, bas
     """
     held = []
     if file:
-        path = paths.project_root() / Path(file).expanduser()
+        path = paths.project_root() / paths.expanded(file)
         held = labels.read(path)
         run.uses(path)
     for cell in found.cells if not file else ():

@@ -44,7 +44,7 @@ def read_evaluation_set(name: str) -> Iterator[dict]:
 def local_copy(file: str) -> Path | None:
     folders = [paths.project_root() / "data"]
     if os.environ.get("WORKBOOK_DATA"):
-        folders.insert(0, Path(os.environ["WORKBOOK_DATA"]))
+        folders.insert(0, paths.expanded(os.environ["WORKBOOK_DATA"]))
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
@@ -120,13 +120,18 @@ def _choose_split(hub_id: str, names: list[str], split: str) -> tuple[str, str |
     """(the set's split to read for a role, how a row's role is decided: `train`, `test` or by hash)."""
     by_role: dict[str, list[str]] = {"train": [], "test": []}
     for name in names:
-        role = SPLITS.get(re.split(r"[_\W]", name.lower())[0], "")
+        role = role_of_split(name) or ""
         by_role.get(role, []).append(name)
     if not by_role["test"] and (by_role["train"] or len(names) == 1):
         return (by_role["train"] or names)[0], BY_HASH
     if not by_role[split]:
         raise ValueError(f"{hub_id} has no split for {split}, it has {', '.join(names)}: save the rows as a file")
     return sorted(by_role[split], key=lambda name: not name.lower().startswith("test"))[0], split
+
+
+def role_of_split(name: str) -> str | None:
+    """train or test of a split's name, such as validation or train_sft; None of one that says neither."""
+    return SPLITS.get(re.split(r"[_\W]", name.lower())[0])
 
 
 def _explain(hub_id: str, error: Exception) -> Exception:

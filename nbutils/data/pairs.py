@@ -14,13 +14,12 @@ response, so conversations of several turns are dropped and counted too.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbutils.data import hub, readers, sets
+from nbutils.data import hub, readers, sets, turns
 from nbutils.experiment import grid, paths, records, steps
 from nbutils.models.texts import encodable
 
@@ -37,8 +36,6 @@ _SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 _SHAPES = (*_SIDES, ("completions",), ("response", *RATING_WEIGHTS))
-_USERS, _ASSISTANTS = ("user", "human", "prompter"), ("assistant", "gpt", "chatgpt", "model", "bot")
-_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _NEXT_TURN = "<extra_id_1>"  # stands between the turns of a prompt in HelpSteer2
 _LOOK = 1000  # rows without a pair's columns, after which a set is given up
 
@@ -322,25 +319,16 @@ def _number(value) -> float | None:
 
 def _response(value) -> str | None:
     """The assistant's last words in a text or in messages, stripped; None where somebody else has the last word."""
-    turns = _turns(value)
-    return encodable(turns[-1][1]).strip() if turns and turns[-1][0] in _ASSISTANTS else None
+    said = _turns(value)
+    return encodable(said[-1][1]).strip() if said and said[-1][0] in turns.ASSISTANTS else None
 
 
-def _num_users(turns) -> int:
-    return sum(role in _USERS for role, _ in _turns(turns))
+def _num_users(value) -> int:
+    return sum(role in turns.USERS for role, _ in _turns(value))
 
 
 def _turns(value) -> list[tuple[str, str]]:
-    """[(role, text)] of messages, of "Human: ... Assistant: ...", or of a text, which is the assistant's."""
+    """[(role, text)] of messages, of a marked conversation, or of a text, which is the assistant's."""
     if isinstance(value, str):
-        if not value.lstrip().startswith("Human:"):
-            return [("assistant", value)]
-        parts = _SPEAKER.split("\n\n" + value.lstrip())[1:]
-        return [(role.lower(), text) for role, text in zip(parts[::2], parts[1::2], strict=True)]
-    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list | tuple) else []
-    return [(str(turn.get("role") or turn.get("from")).lower(), _content(turn)) for turn in turns]
-
-
-def _content(turn: dict) -> str:
-    content = turn.get("content") or turn.get("value")
-    return content if isinstance(content, str) else ""
+        return turns.of_text(value, alone=False) or [("assistant", value)]
+    return turns.of(value)

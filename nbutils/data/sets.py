@@ -18,7 +18,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
-from nbutils.data import hub, novelty, readers
+from nbutils.data import hub, novelty, readers, turns
 from nbutils.experiment import paths, records
 from nbutils.models.texts import encodable
 
@@ -41,8 +41,7 @@ TEXT_COLUMNS = (
     "inputs",
     "content",
 )
-CONVERSATION_COLUMNS = ("conversation", "conversations", "messages", "dialogue", "dialog", "chosen")
-_USERS = ("user", "human", "prompter")
+CONVERSATION_COLUMNS = ("conversation", "conversations", "messages", "dialogue", "dialog", "turns", "chosen")
 _OTHER_FILES = (".txt", ".tsv", ".xlsx", ".yaml", ".yml", ".gz", ".zip", ".arrow")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -191,7 +190,7 @@ def files(*refs: str) -> list[Path]:
 
 def read_lines(path: str) -> list[str]:
     """Lines of a word list (relative to the project), without blanks, empty lines and lines that start with #."""
-    file = _find(Path(path).expanduser())
+    file = _find(paths.expanded(path))
     if not file.is_file():
         raise FileNotFoundError(f"{path} not found at {file}: wanted a text file with one entry per line")
     lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n"))
@@ -218,7 +217,7 @@ def _resolve(ref: str) -> tuple[str, str]:
         return "evaluation", hub.EVALUATION_SETS[ref]
     if ref in HUB_SETS:
         return "hub", HUB_SETS[ref]
-    path = _find(Path(ref).expanduser())
+    path = _find(paths.expanded(ref))
     if path.is_file() and path.suffix.lower() in readers.EXTENSIONS:
         return "file", str(path)
     wanted = f"a {', '.join(readers.EXTENSIONS[:-1])} or {readers.EXTENSIONS[-1]} file"
@@ -294,7 +293,7 @@ def role_of(row: dict, ref: str, prompt_id: str) -> str | None:
         return "test" if int(prompt_id, 16) % 10 == 0 else "train"
     if value is None or value == "":
         return None
-    role = hub.SPLITS.get(str(value).lower())
+    role = hub.role_of_split(str(value))
     if role is None:
         raise ValueError(f"{ref}: column split holds {str(value)[:40]!r}, wanted train or test: rename the column")
     return role
@@ -309,41 +308,46 @@ def find_prompt(row: dict) -> str | None:
     """The prompt of a row whatever its column is called; None where there is none.
 
     In this order: prompt; instruction, with context or input on the next line where that is not empty; question and
-    the other TEXT_COLUMNS; the first user turn of one of CONVERSATION_COLUMNS.
+    the other TEXT_COLUMNS; the first user turn of one of CONVERSATION_COLUMNS; a number in one of TEXT_COLUMNS. Of a
+    text that is a marked conversation (### Human: … ### Assistant: …) the first user turn is taken, and a row that is
+    one turn of a conversation (OASST) has a prompt only if it opens it.
     """
     row = {str(key).strip().lower(): value for key, value in row.items()}
+    if _continues(row):
+        return None
     for column in TEXT_COLUMNS:
         text = _first_user_turn(row.get(column), plain_text=True)
         if text and text.strip():
             more = (row.get("context") or row.get("input")) if column == "instruction" else None
             return f"{text}\n{more}" if isinstance(more, str) and more.strip() else text
-    turns = (_first_user_turn(row.get(column), plain_text=False) for column in CONVERSATION_COLUMNS)
-    return next((text for text in turns if text and text.strip()), None)
+    opened = (_first_user_turn(row.get(column), plain_text=False) for column in CONVERSATION_COLUMNS)
+    numbers = (_number(row.get(column)) for column in TEXT_COLUMNS)
+    return next((text for text in (*opened, *numbers) if text and text.strip()), None)
+
+
+def _continues(row: dict) -> bool:
+    """Whether a row is a turn that opens no conversation: somebody else's, or one that answers another row."""
+    role, parent = row.get("role"), row.get("parent_id")
+    if not isinstance(role, str) or role.lower() not in (*turns.USERS, *turns.ASSISTANTS, *turns.OTHERS):
+        return False
+    return role.lower() not in turns.USERS or isinstance(parent, str) and parent != ""
 
 
 def _first_user_turn(value, plain_text: bool) -> str | None:
-    """First user turn of messages, of a list of texts, or of "Human: ... Assistant: ..."; plain_text: a str is it."""
+    """First user turn of messages, of a list of texts, or of a marked text; plain_text: a str may be it itself."""
     if isinstance(value, str):
-        if plain_text:
-            return value
-        if value.lstrip().startswith("["):  # a list that went through a CSV file
+        if not plain_text and value.lstrip().startswith("["):  # a list that went through a CSV file
             try:
                 return _first_user_turn(json.loads(value), plain_text=True)
-            except (json.JSONDecodeError, RecursionError):
-                return None
-        human = re.match(r"\s*Human:(.*?)(?:\n\s*Assistant:|\Z)", value, re.S)
-        return human[1] if human else None
-    if not isinstance(value, list | tuple):
-        return str(value) if plain_text and isinstance(value, int | float) and value == value else None
-    if value and isinstance(value[0], str):
+            except (ValueError, RecursionError):
+                pass
+        found = turns.of_text(value, alone=not plain_text)
+        return value if plain_text and not found else turns.first_user(found)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], str):
         return value[0]
-    turns = [turn for turn in value if isinstance(turn, dict)]
-    users = (turn for turn in turns if str(turn.get("role") or turn.get("from")).lower() in _USERS)
-    return next((_content(turn) for turn in users), None)
+    return turns.first_user(turns.of(value))
 
 
-def _content(turn: dict) -> str | None:
-    content = turn.get("content") or turn.get("value") or turn.get("text")
-    if isinstance(content, list):  # parts of a multimodal message
-        content = "\n".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
-    return content if isinstance(content, str) else None
+def _number(value) -> str | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return str(value) if is_number else None

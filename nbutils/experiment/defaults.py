@@ -32,7 +32,7 @@ def edited(notebook: str, schema: dict[str, Parameter], notebooks: Path) -> dict
 
 
 def write(notebooks: Path) -> Path:
-    schemas = {path.stem: read_schema(path) for path in sorted(notebooks.glob("*.ipynb"))}
+    schemas = {path.stem: read_schema(path) for path in sorted(notebooks.glob("[!.]*.ipynb"))}
     values = {name: {key: parameter.default for key, parameter in schema.items()} for name, schema in schemas.items()}
     return paths.write_atomic(_file(notebooks), json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 

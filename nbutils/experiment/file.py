@@ -33,12 +33,14 @@ class Experiment:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key that is there twice is an error, not the last one silently."""
 
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, str) and keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor):
+        """Before `<<:` merges what stands elsewhere, which the mapping's own keys may repeat."""
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for tag, key in keys:
+            if keys.count((tag, key)) > 1:
+                raise yaml.composer.ComposerError(None, None, f"key {key!r} is there twice", node.start_mark)
+        return node
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -48,7 +50,7 @@ def read_experiment(path: Path) -> Experiment:
         raise FileNotFoundError(f"{path} not found: wanted an experiment file such as params/sandbox.yml")
     try:
         content = yaml.load(path.read_text("utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, no such date, endless digits
         raise ValueError(f"{path.name}: not readable as YAML: {_one_line(error)}") from None
     expect(isinstance(content, dict), path, f"wanted a mapping with {', '.join(_KEYS)}, got {_kind(content)}")
     for key in content:

@@ -87,7 +87,7 @@ def _in_order(planned: list[PlannedStep]) -> list[PlannedStep]:
 
 
 def _schemas(experiment: Experiment, notebooks: Path) -> dict[str, dict[str, Parameter]]:
-    known = sorted(path.stem for path in notebooks.glob("*.ipynb"))
+    known = sorted(path.stem for path in notebooks.glob("[!.]*.ipynb"))
     for step in experiment.steps:
         name = step["notebook"]
         expect(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from nbutils.experiment import paths
 
+_SYNC_SECONDS = 0.2  # apart, at least, of the fsyncs of append_soon
+
 
 class Journal:
     """Append-only record of answers under their keys: what has reached us is on disk before it is used.
@@ -25,6 +27,7 @@ class Journal:
         self.wait_seconds = wait_seconds
         self._values: dict[str, dict] = {}
         self._one_thread = threading.Lock()
+        self._synced = 0.0
 
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +41,10 @@ class Journal:
         return self
 
     def __exit__(self, *_):
-        os.close(self._file)  # releases the lock
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)  # releases the lock
 
     def __len__(self):
         return len(self._values)
@@ -75,9 +81,14 @@ class Journal:
             if written and sync:
                 self.sync()
 
+    def append_soon(self, items: Iterable[tuple[str, dict]]) -> None:
+        """append_many for answers that come one by one: written at once, fsynced five times a second at most."""
+        self.append_many(items, sync=time.monotonic() - self._synced >= _SYNC_SECONDS)
+
     def sync(self) -> None:
         """Fsync what was appended."""
         os.fsync(self._file)
+        self._synced = time.monotonic()
 
     def _is_new(self, key: str, value: dict, where) -> bool:
         if key not in self._values:

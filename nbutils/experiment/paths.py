@@ -16,13 +16,14 @@ import tqdm.std
 sys.modules.setdefault("tqdm.autonotebook", tqdm.std)
 
 _WHOLE, _BLOCK = 256 * 2**20, 2**20
+_LITTER = ("__pycache__", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir", "Icon\r")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 def project_root() -> Path:
     """The folder that holds params/ and notebooks/: $WORKBOOK_ROOT, else upwards from here, else the package's own."""
     if os.environ.get("WORKBOOK_ROOT"):
-        return Path(os.environ["WORKBOOK_ROOT"]).resolve()
+        return expanded(os.environ["WORKBOOK_ROOT"]).resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "params").is_dir() and (folder / "notebooks").is_dir():
@@ -31,14 +32,19 @@ def project_root() -> Path:
 
 
 def outputs_root() -> Path:
-    return Path(os.environ.get("WORKBOOK_OUTPUTS") or project_root() / "outputs").resolve()
+    return expanded(os.environ.get("WORKBOOK_OUTPUTS") or project_root() / "outputs").resolve()
+
+
+def expanded(path: str | Path) -> Path:
+    """path with a home folder in place of its ~, which a shell leaves in quotes; one of nobody's stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def code_folders() -> list[Path]:
     """Where a <module>:<function> of one's own is looked for first: $WORKBOOK_CODE (the runner makes it the folder of
     the experiment file), the project's root, params/."""
     own = os.environ.get("WORKBOOK_CODE")
-    return [*([Path(own)] if own else []), project_root(), project_root() / "params"]
+    return [*([expanded(own)] if own else []), project_root(), project_root() / "params"]
 
 
 def check_name(name: str, what: str) -> str:
@@ -57,7 +63,7 @@ def step_folder(experiment: str, cell: str, step: str) -> Path:
 def template_folder(name: str) -> Path:
     """params/templates/<name>, or any folder relative to the project when name holds a separator."""
     root = project_root()
-    return root / name if "/" in name or os.sep in name else root / "params" / "templates" / name
+    return root / expanded(name) if "/" in name or os.sep in name else root / "params" / "templates" / name
 
 
 def relative(path: Path) -> str:
@@ -158,10 +164,15 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(folder: Path) -> str:
-    """One hash for all files below folder, by name and content."""
+    """One hash for all files below folder, by name and content, without what is_litter."""
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+    files = [path for path in folder.rglob("*") if path.is_file() and not is_litter(path.relative_to(folder))]
+    return sha256_json([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in sorted(files)])
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file is what systems, editors and caches leave: hidden, in a hidden folder, or of a known name."""
+    return any(part.startswith(".") or part.endswith("~") or part in _LITTER for part in path.parts)
 
 
 def sha256_json(value) -> str:

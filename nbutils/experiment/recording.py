@@ -5,6 +5,7 @@ the front end saves comes later, or never. So from `record` on every message tha
 the cell that it belongs to. Nothing is kept where the runner runs the notebook: it has its own copy.
 """
 
+import ast
 import copy
 import itertools
 import json
@@ -42,6 +43,17 @@ def notebook(name: str) -> dict | None:
     content = json.loads(_path(name).read_text("utf-8"))
     sources = [str(source) for source in _recording.shell.history_manager.input_hist_raw]
     return _filled(content, sources, _recording.outputs)
+
+
+def injected() -> set[str]:
+    """The parameters that papermill was given by hand, known here or not: set in its own cell behind the tagged one."""
+    sources = [str(source) for source in shell().history_manager.input_hist_raw] if by_hand() else []
+    found: set[str] = set()
+    for before, source in itertools.pairwise(sources):
+        if source.startswith(_INJECTED) and "experiment: str" in before:
+            nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            found |= {target.id for node in nodes for target in node.targets if isinstance(target, ast.Name)}
+    return found
 
 
 def shell() -> Any:

@@ -135,14 +135,16 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
     """Open outputs/<experiment>/<cell>/<step> for this notebook; what it holds stays until outputs change.
 
     parameters: the notebook's namespace or the parameters alone; only names of its parameters cell are kept, and they
-    are checked by it as the runner checks them. step: the folder; empty: see default_name. In a notebook run by hand,
-    outputs are kept from here on (recording.py) and errors shown in one line (errors.py).
+    are checked by it as the runner checks them; one that `papermill -p` made up is refused. step: the folder; empty:
+    see default_name. In a notebook run by hand, outputs are kept from here on (recording.py) and errors shown in one
+    line (errors.py).
     Raises ValueError in one line for a value that does not fit, PermissionError when the folder cannot be written.
     """
     errors.show_in_one_line()
     recording.record()
     schema = read_schema(paths.project_root() / "notebooks" / f"{notebook}.ipynb")
-    known = check(schema, {name: parameters[name] for name in schema if name in parameters}, notebook)
+    named = [*schema, *(recording.injected() - schema.keys())]
+    known = check(schema, {name: parameters[name] for name in named if name in parameters}, notebook)
     name = step or default_name(notebook, known)
     check_name(name, known)
     opened = Step(notebook, known, name)

@@ -35,7 +35,7 @@ def generate(
     """One Generation per prompt, in order.
 
     prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
-    Answers found in the journal are not asked again; new ones are journalled batch by batch.
+    Answers found in the journal are not asked again; new ones are journalled batch by batch, a function's one by one.
     label: progress bar's name; note: told of calls and dollars in place of that bar. A request that cannot be answered
     (longer than the context, refused by the API) comes back with its reason, which is journalled where it is final.
     """
@@ -49,7 +49,8 @@ def generate(
     with Bar(len(unique), label, len(answers)) as bar:
         for batch in backend(model, unique, answers, sampling, runtime, journal, note or bar.set_postfix_str):
             if journal is not None:
-                journal.append_many((key, asdict(answer)) for key, answer in batch if not answer.is_open)
+                keep = journal.append_soon if backend is _generate_callable else journal.append_many
+                keep((key, asdict(answer)) for key, answer in batch if not answer.is_open)
             answers.update(batch)
             bar.update(len(batch))
     return [answers[key] for key in keys]
@@ -196,9 +197,17 @@ def _decode(tokenizer, net, ids: list[int], sampling: Sampling) -> Generation:
 
 
 def _generate_callable(model, unique, answers, sampling, runtime, journal, note):
+    """Yield each answer when it comes: the function may be paid for, and raise or be killed at its next call."""
     function = references.load_callable(model)
-    pending = [key for key in unique if key not in answers]
-    for start in range(0, len(pending), runtime.batch_size):
-        batch = pending[start : start + runtime.batch_size]
-        texts = [cut_at(encodable(function(unique[key]["messages"])), sampling.stop) for key in batch]
-        yield [(key, Generation(text, count_words(text), "stop")) for key, text in zip(batch, texts, strict=True)]
+    for key in [key for key in unique if key not in answers]:
+        yield [(key, _returned(model, function(unique[key]["messages"]), sampling))]
+
+
+def _returned(model: str, text, sampling: Sampling) -> Generation:
+    """What a function returned, as an answer; None is a missing one. ValueError for anything that is no text."""
+    if text is None:
+        return Generation("", 0, None, f"{model} returned None")
+    if not isinstance(text, str):
+        raise ValueError(f"{model} returned {type(text).__name__}, wanted a str or None: {references.shown(text)}")
+    text = cut_at(encodable(text), sampling.stop)
+    return Generation(text, count_words(text), "stop")

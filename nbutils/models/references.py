@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -97,7 +98,7 @@ def resolve(ref: str) -> str:
         return _sandbox(ref.removeprefix("sandbox/"))
     if ref.startswith("api:") or _CALLABLE.fullmatch(ref):
         return ref
-    for folder in (Path(ref).expanduser(), place(ref)):
+    for folder in (paths.expanded(ref), place(ref)):
         if folder.is_dir():
             return str(folder.resolve())
     if _HUB.fullmatch(ref):
@@ -223,6 +224,14 @@ def load_callable(ref: str):
     if not callable(found):
         raise ValueError(f"{ref!r}: module {module} has no function {name}")
     return found
+
+
+def shown(value) -> str:
+    """The beginning of what a function returned, for an error's one line."""
+    if inspect.iscoroutine(value):
+        value.close()  # nobody will await it
+        return "it is async, wrap it in a function that waits for it"
+    return "got " + " ".join(repr(value).split())[:60]
 
 
 def _not_found(module: str, missing: str) -> str:

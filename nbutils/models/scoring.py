@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Iterable, Iterator, Mapping
 
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
@@ -41,7 +42,8 @@ def score(
                 raise FloatingPointError(f"{model} gave a reward of {wrong[0]}")
             batch = [(pair, finite(value)) for pair, value in raw]
             if journal is not None:
-                journal.append_many((keys[pair], {"reward": reward}) for pair, reward in batch)
+                keep = journal.append_soon if backend is _score_callable else journal.append_many
+                keep((keys[pair], {"reward": reward}) for pair, reward in batch)
             found.update(batch)
             bar.update(len(batch))
     return [
@@ -63,12 +65,41 @@ def finite(value) -> float | None:
 
 
 def _score_callable(function: str, pairs: list, found: dict, runtime: Runtime):
+    """Yield the rewards of each call; of a generator each reward when it comes."""
     rewards = references.load_callable(function)
     pending = [pair for pair in pairs if pair not in found]
     for start in range(0, len(pending), runtime.batch_size):
         batch = pending[start : start + runtime.batch_size]
         values = rewards([prompt for prompt, _ in batch], [response for _, response in batch])
-        yield list(zip(batch, values, strict=True))
+        if isinstance(values, Iterator):
+            yield from ([(pair, value)] for pair, value in zip(batch, _numbers(function, values, batch), strict=True))
+        else:
+            yield list(zip(batch, list(_numbers(function, values, batch)), strict=True))
+
+
+def _numbers(function: str, values, batch: list) -> Iterator[float | None]:
+    """The rewards that a function returned for a batch. ValueError, in one line, unless they are a number each."""
+    wanted = f"{function} was given {len(batch)} responses, wanted a list of as many numbers (None for a missing one)"
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable) or values is None:
+        raise ValueError(f"{wanted}: {references.shown(values)}")
+    number = 0
+    for number, value in enumerate(values, start=1):
+        if number > len(batch):
+            break
+        yield _number(value, wanted)
+    if number != len(batch):
+        raise ValueError(f"{wanted}: got {'more' if number > len(batch) else number}")
+
+
+def _number(value, wanted: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        pass
+    raise ValueError(f"{wanted}: {references.shown(value)}")
 
 
 def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):

@@ -8,7 +8,6 @@ the limit together; where no one knows whether a call was billed, that price cou
 import csv
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nbutils.experiment import paths
 
@@ -42,7 +41,7 @@ def read_limits(max_calls: int, max_usd: float, prices: str) -> Limits:
 
     prices: relative to the project. ValueError or FileNotFoundError, in one line.
     """
-    path = paths.project_root() / Path(prices).expanduser()
+    path = paths.project_root() / paths.expanded(prices)
     if not path.is_file():
         raise FileNotFoundError(f"{prices} not found: wanted a csv file such as params/prices.csv")
     lines = [line for line in path.read_text("utf-8-sig").split("\n") if line.strip() and not line.startswith("#")]

@@ -312,7 +312,7 @@ def _figures(folder: Path) -> list[tuple[str, list[dict]]]:
         "Training": [],
         "Collection": [],
     }
-    names = {path.stem: _known(path.stem) for path in sorted((folder / "figures").glob("*.png"))}
+    names = {path.stem: _known(path.stem) for path in sorted((folder / "figures").glob("[!.]*.png"))}
     for name in sorted(names, key=lambda name: [*_CAPTIONS, ""].index(names[name])):
         caption = _CAPTIONS.get(names[name], f"{name.replace('_', ' ').capitalize()}.")
         content = (folder / "figures" / f"{name}.png").read_bytes()

@@ -4,6 +4,7 @@ Whatever goes wrong ends in one line on stderr. Exit codes: 0 done, 1 a step fai
 Ctrl-C and SIGTERM.
 """
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -122,6 +123,7 @@ def find(experiment: str) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _lose_no_letter()
     try:
         code = app(arguments or ["--help"], standalone_mode=False, prog_name="workbook")
         return _stop("stopped", code) if code else 0  # typer turns Ctrl-C into a code
@@ -135,6 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _stop(str(error), 2)
     except RuntimeError as error:
         return _failed(error)
+
+
+def _lose_no_letter() -> None:
+    """What a terminal's encoding does not have (ASCII, latin-1), and half a character, is written as \\u03bb."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _failed(error: RuntimeError) -> int:

@@ -31,6 +31,7 @@ def trouble(reference: str, gives: str, code: Path) -> str:
     known = {
         "WORKBOOK_ROOT": str(paths.project_root()),
         "WORKBOOK_CODE": str(code),
+        "PYTHONIOENCODING": "utf-8",
         "PYTHONPATH": os.pathsep.join(filter(None, packages)),
     }
     command = [sys.executable, "-m", "nbutils.run.functions", reference, gives]
@@ -41,7 +42,8 @@ def trouble(reference: str, gives: str, code: Path) -> str:
             env=os.environ | known,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_SECONDS,
             check=False,
         )
@@ -57,6 +59,8 @@ def main(reference: str, gives: str) -> None:
     sys.excepthook = functools.partial(_say, reference)
     function = references.load_callable(reference)
     taken, number = _TAKES[gives]
+    if inspect.iscoroutinefunction(function):
+        raise ValueError(f"{reference!r} is async: wrap it in a function that waits for it")
     try:
         inspect.signature(function).bind(*[[]] * number)
     except TypeError:
@@ -70,12 +74,17 @@ def _say(reference: str, kind, error, trace) -> None:
     """The one line of what went wrong, with the place in the user's own file."""
     text = str(error)
     if kind is not ValueError or not text.startswith(repr(reference)):
-        own = [folder.resolve() for folder in paths.code_folders()]
+        own = [folder.resolve() for folder in (*paths.code_folders(), *_python_path())]
+        text = paths.without_places(text.replace(f" ({getattr(error, 'path', None)})", ""))
         files = [frame for frame in traceback.extract_tb(trace) if os.path.isabs(frame.filename)]
         frames = [frame for frame in files if Path(frame.filename).resolve().parent in own]
         where = "".join(f", {Path(frame.filename).name}:{frame.lineno}" for frame in frames[-1:])
         text = f"{reference!r}: {kind.__name__}: {text} (when it was imported{where})"
     print(_MARK + " ".join(text.split()), flush=True)
+
+
+def _python_path() -> list[Path]:
+    return [Path(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 if __name__ == "__main__":

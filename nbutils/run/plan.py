@@ -111,7 +111,9 @@ def plan(path: Path, details: bool = False, only: str = "") -> list[str]:
     lines += [*textwrap.wrap(_MEMORY, 112), *_paid(planned)]
     if not (details or only):
         lines.append("All about each step: --details, or --step <name>.")
-    return [*lines, *edited_lines(planned), "", *_unusable(experiment, planned), *missing(planned)]
+    unusable, lacking = _unusable(experiment, planned), missing(planned)
+    nothing = [] if unusable or lacking else ["Nothing is missing here."]
+    return [*lines, *edited_lines(planned), "", *unusable, *[""] * bool(unusable and lacking), *lacking, *nothing]
 
 
 def _named(planned: list[PlannedStep], name: str) -> list[PlannedStep]:
@@ -246,7 +248,7 @@ def _unusable(experiment: Experiment, planned: list[PlannedStep]) -> list[str]:
     for text, where in ((text, list(found)) for text, found in places.items()):
         more = f" and {len(where) - 2} more" if len(where) > 3 else ""
         lines.append(f"  {', '.join(where[:2] if more else where)}{more}: {text}")
-    return ["Cannot run as it is:", *lines, ""] if lines else []
+    return ["Cannot run as it is:", *lines] if lines else []
 
 
 def missing(planned: list[PlannedStep]) -> list[str]:
@@ -266,7 +268,7 @@ def missing(planned: list[PlannedStep]) -> list[str]:
     needed = max((memory_bytes(step)[0] for step in planned), default=0)
     if needed > 1e9 and not has_gpu():
         lines.append(f"no GPU: the largest step wants about {needed / 1e9:,.0f} GB of GPU memory")
-    return ["Missing on this machine:", *(f"  {line}" for line in lines)] if lines else ["Nothing is missing here."]
+    return ["Missing on this machine:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _sets_elsewhere(planned: list[PlannedStep]) -> list[str]:

@@ -26,7 +26,8 @@ from nbutils.run.plan import FAILED, journalled, load, state
 from nbutils.run.preflight import check_machine, check_writable
 
 _EVERY_SECONDS = 60  # a line in a log file
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Schedulers warn of their time limit by one of the last three.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class StepFailed(RuntimeError):
@@ -110,7 +111,7 @@ def _locked(experiment: Experiment):
 
 @contextlib.contextmanager
 def _listening() -> Iterator[list[int]]:
-    """A list that receives the numbers of SIGINT, SIGTERM and SIGHUP while the run lasts."""
+    """A list that receives the numbers of _SIGNALS while the run lasts."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -30,8 +30,8 @@ def arguments(folder: Path, runtime: Runtime, seed: int, save_steps: int) -> dic
     dtype = pick_dtype(runtime.dtype, device)
     return {
         "output_dir": str(folder),
-        "seed": seed,
-        "data_seed": seed,
+        "seed": _small(seed),
+        "data_seed": _small(seed),
         "save_steps": save_steps,
         "save_total_limit": _KEEP,
         "logging_steps": 1,
@@ -44,6 +44,11 @@ def arguments(folder: Path, runtime: Runtime, seed: int, save_steps: int) -> dic
         "gradient_checkpointing": device.startswith("cuda"),
         "dataloader_pin_memory": device.startswith("cuda"),
     }
+
+
+def _small(seed: int) -> int:
+    """A seed of at most 32 bits, which is what numpy takes: a larger one (a date with its time) by its hash."""
+    return seed if seed < 2**32 else int(paths.sha256_json(seed)[:8], 16)
 
 
 def lora(rank: int, task_type: str = "CAUSAL_LM"):

@@ -1,14 +1,16 @@
 """Protects which rows become prompts, which role they serve, and that broken input stops with one helpful line."""
 
 import csv
+import gzip
 import http.server
 import json
 import threading
 
 import datasets
 import pytest
+from hypothesis import given, strategies as st
 
-from nbutils.data import hub, sets
+from nbutils.data import hub, sets, turns
 from nbutils.experiment import paths, records
 
 
@@ -63,6 +65,68 @@ def jsonl(*rows):
 def test_find_prompt(row, prompt):
     found = sets.find_prompt(row)
     assert (found and found.strip()) == prompt
+
+
+GUANACO = "### Human: What is tar?### Assistant: An archive."
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response.\n\n### Instruction:\nSort.\n\n### Input:\n2 1"
+)
+PARTS = [{"type": "thinking", "thinking": "t"}, {"type": "image"}, {"type": "input_text", "text": "u"}, "v"]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"text": GUANACO}, "What is tar?"),
+        ({"text": "### Human: Who was Ada?\n### Assistant: A mathematician.### Human: When?"}, "Who was Ada?"),
+        ({"text": ALPACA + "\n\n### Response:\n1 2"}, "Sort.\n2 1"),
+        ({"text": "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nWhat is tar? [/INST] An archive. </s>"}, "What is tar?"),
+        ({"text": "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nWhat is tar?<|im_end|>\n"}, "What is tar?"),
+        ({"prompt": "<|user|>\nWhat is tar?</s>\n<|assistant|>\n"}, "What is tar?"),
+        ({"prompt": "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n"}, "hi"),
+        (
+            {"prompt": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"},
+            "hi",
+        ),
+        ({"prompt": "\n\nHuman: hi\n\nAssistant:"}, "hi"),
+        ({"messages": "[INST] hi [/INST] there"}, "hi"),
+        ({"text": "Human: it is, after all."}, "Human: it is, after all."),  # nobody answers: it may be anything
+        ({"text": f"Explain the format {GUANACO}"}, f"Explain the format {GUANACO}"),  # quoted, not opened with
+        ({"text": "#### Response\n### Notes"}, "#### Response\n### Notes"),
+        ({"text": "hi", "role": "prompter", "parent_id": None}, "hi"),
+        ({"text": "hi", "role": "assistant"}, None),
+        ({"text": "hi", "role": "system"}, None),
+        ({"text": "And electromagnets?", "role": "prompter", "parent_id": "b"}, None),
+        ({"text": "hi", "role": "a pirate"}, "hi"),
+        ({"messages": [{"role": "user", "content": PARTS}]}, "u\nv"),
+        ({"turns": [{"content": "first"}]}, "first"),
+        ({"turns": ["first", "second"]}, "first"),
+        ({"conversation": [{"content": "first"}, {"content": "answer"}]}, "first"),
+        ({"conversation": [{"input": "first", "output": "answer"}]}, "first"),
+        ({"prompt": 7, "question": "What is 7 squared?"}, "What is 7 squared?"),
+        ({"prompt": True, "question": "Is water wet?"}, "Is water wet?"),
+    ],
+)
+def test_of_a_conversation_in_any_form_the_first_user_turn_is_the_prompt(row, prompt):
+    assert sets.find_prompt(row) == prompt
+
+
+TOKENS = [
+    "Human:",
+    "\n\nAssistant:",
+    "### Human:",
+    "### Response:",
+    "<|im_start|>user\n",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+]
+
+
+@given(st.lists(st.sampled_from([*TOKENS, "a", " ", "\n", "</s>", "#"]), max_size=12).map("".join))
+def test_no_text_breaks_the_reading_of_turns_and_no_marker_stands_in_a_role(text):
+    for alone in (True, False):
+        assert all(role.isalpha() and said == said.strip() for role, said in turns.of_text(text, alone))
 
 
 def test_no_column_fits(write):
@@ -138,6 +202,38 @@ def test_broken_files_stop_with_one_line(write, name, content, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n",
+            "Git LFS pointer .*lfs pull",
+        ),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer in place of the data"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "a Git LFS pointer"),
+        ("a.json", b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page in place of the data: download"),
+        ("a.csv", b"PK\x03\x04\x14\x00", "a zip archive or a workbook of Excel: unpack it, or save it as CSV"),
+        ("a.jsonl", b"PAR1\x15\x04", "this is Parquet: call it .parquet"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd\x24", "compressed by zstd"),
+        ("a.jsonl", gzip.compress(b'{"prompt": "a"}\n')[:-9], "gzip data that is cut or damaged"),
+        ("a.csv", b"\xff\xfep", "not UTF-8"),
+    ],
+)
+def test_a_file_that_is_something_else_than_its_name_says_is_one_line(write, name, content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        sets.load(write(name, content), "test")
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_gzip_utf_16_and_numbers_of_any_length_are_read(write):
+    digits = "9" * 5000  # Python refuses to turn more than 4,300 into a number
+    rows = f'{{"prompt": "a", "id": {digits}, "n": 12}}\n{{"prompt": {digits}}}\n'
+    found = sets.load(write("a.jsonl", gzip.compress(rows.encode())), "test")
+    assert texts(found) == ["a", digits] and found[0].source["id"] == digits
+    assert texts(sets.load(write("b.csv", "prompt,category\nÄpfel,x\n".encode("utf-16")), "test")) == ["Äpfel"]
+
+
 def test_empty_and_duplicate_prompts_are_counted(write):
     path = write("a.jsonl", jsonl({"prompt": "a"}, {"prompt": ""}, {"prompt": " a\n"}, {"prompt": "b"}, {"other": 1}))
     rows, counts = sets.load_counted(path, "test")
@@ -158,7 +254,7 @@ def test_rows_say_where_they_come_from(write):
 
 
 def test_a_split_column_decides(write):
-    path = write("a.jsonl", jsonl({"prompt": "a", "split": "train"}, {"prompt": "b", "split": "validation"}))
+    path = write("a.jsonl", jsonl({"prompt": "a", "split": "train_sft"}, {"prompt": "b", "split": "validation"}))
     assert texts(sets.load(path, "train")) == ["a"]
     rows, counts = sets.load_counted(path, "test")
     assert texts(rows) == ["b"] and rows[0].split == "test" and counts["other_split"] == 1

@@ -4,6 +4,7 @@ import os
 
 import nbclient
 import nbformat
+import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tiny_project import make_project
@@ -54,6 +55,29 @@ def test_what_a_user_can_mend_and_an_interrupt_are_one_line_and_other_errors_kee
     assert len(traceback_of(own)) > 1 and any("mine" in line for line in traceback_of(own))
     assert len(traceback_of(other)) > 1
     assert "Expecting property name" in str(after.outputs)
+
+
+PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+
+
+def test_a_parameter_that_papermill_made_up_is_refused_as_in_the_runner(project):
+    """papermill itself only warns, and the notebook runs with what was meant left at its default."""
+    source, out = project / "notebooks" / "01_make.ipynb", project / "out.ipynb"
+    for wrong, line in (
+        ({"nubmer": 5}, "01_make: unknown parameter 'nubmer': did you mean number?"),
+        ({"api_key": "x"}, "01_make: api_key looks like a secret"),
+        ({"number": "5"}, "01_make: number: wanted int, got '5' (str): remove the quotes"),
+    ):
+        with pytest.raises(papermill.PapermillExecutionError) as caught:
+            papermill.execute_notebook(
+                source, out, parameters=wrong, kernel_name="python3", language="python", progress_bar=False
+            )
+        assert caught.value.ename == "ValueError" and line in caught.value.evalue
+        assert not (project / "outputs").exists()
+    papermill.execute_notebook(
+        source, out, parameters={"number": 5}, kernel_name="python3", language="python", progress_bar=False
+    )
+    assert (project / "outputs/tiny/main/make/rows.jsonl").read_text().count("\n") == 5
 
 
 def test_under_the_runner_errors_keep_their_traceback_and_nothing_is_recorded(project, monkeypatch):

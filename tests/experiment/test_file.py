@@ -10,6 +10,11 @@ from nbutils.experiment.file import read_experiment
     [
         ("a: [", "not readable as YAML"),
         ("experiment: x\nexperiment: y\nsteps: []", "'experiment' is there twice"),
+        ("experiment: x\nshared: {<<: {a: 1}, a: 1, a: 2}\nsteps: []", "'a' is there twice"),
+        ("experiment: x\nshared: {<<: 7}\nsteps: []", "expected a mapping"),
+        ("experiment: x\nshared: {seed: 2025-13-45}", "not readable as YAML: month must be in 1..12"),
+        (f"experiment: x\nshared: {{seed: {'9' * 5000}}}", "not readable as YAML: Exceeds the limit"),
+        ("[" * 5000, "not readable as YAML"),
         ("- a", "wanted a mapping"),
         ("", "got nothing"),
         ("steps: [{notebook: a}]", "key 'experiment' is missing"),
@@ -42,6 +47,17 @@ def test_a_file_with_one_flaw_stops_with_one_line(tmp_path, text, message):
     with pytest.raises(ValueError) as caught:
         read_experiment(path)
     assert message in str(caught.value) and str(caught.value).startswith("x.yml: ") and "\n" not in str(caught.value)
+
+
+def test_merge_keys_fill_in_what_a_mapping_does_not_say_itself(tmp_path):
+    path = tmp_path / "x.yml"
+    path.write_text(
+        "experiment: x\nshared: &a {seed: 1, number: 2}\ngrid: {m: [{<<: *a, seed: 3}, {<<: *a, seed: 4, name: b}]}\n"
+        "steps:\n  - &e {notebook: n, id: e1, with: {arms: [nan]}}\n  - &f {<<: *e, id: e2}\n  - {<<: *f, id: e3}\n"
+    )
+    found = read_experiment(path)
+    assert found.grid == {"m": [{"seed": 3, "number": 2}, {"seed": 4, "number": 2, "name": "b"}]}
+    assert found.steps == [{"notebook": "n", "id": f"e{i}", "with": {"arms": ["nan"]}} for i in (1, 2, 3)]
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):

@@ -18,6 +18,17 @@ def test_step_folder_lies_below_outputs(outputs):
     assert paths.step_folder("e", "Qwen2.5-7B+x", "collect") == outputs / "e" / "Qwen2.5-7B+x" / "collect"
 
 
+def test_a_home_folder_is_meant_by_its_tilde_and_nobodys_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, found in (("ROOT", paths.project_root), ("OUTPUTS", paths.outputs_root)):
+        monkeypatch.setenv(f"WORKBOOK_{name}", "~/own")
+        assert found() == tmp_path / "own"
+    monkeypatch.setenv("WORKBOOK_CODE", "~/code")
+    assert paths.code_folders()[0] == tmp_path / "code"
+    assert paths.template_folder("~/mine") == tmp_path / "mine"
+    assert paths.expanded("~no_such_user/x").name == "x"
+
+
 def test_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch):
     path = tmp_path / "x.txt"
     paths.write_atomic(path, "old")
@@ -34,6 +45,23 @@ def test_tree_hash_sees_names_and_contents(tmp_path):
     assert paths.sha256_tree(tmp_path) != before
     (tmp_path / "b").rename(tmp_path / "a")
     assert paths.sha256_tree(tmp_path) == before
+
+
+LITTER = (".DS_Store", "._a", ".ipynb_checkpoints/a-checkpoint", ".cache/huggingface/a.lock", ".git/HEAD", "a~")
+
+
+@pytest.mark.parametrize("name", [*LITTER, "b/.DS_Store", "__pycache__/a.pyc", "Thumbs.db", "b/desktop.ini"])
+def test_tree_hash_does_not_see_what_systems_and_editors_leave(tmp_path, name):
+    folder = tmp_path / ".hidden" / "model"  # where the folder itself lies is nobody's business
+    folder.mkdir(parents=True)
+    (folder / "a").write_text("1")
+    before = paths.sha256_tree(folder)
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
+    (folder / name).write_text("x")
+    assert paths.sha256_tree(folder) == before
+    (folder / "b").mkdir(exist_ok=True)
+    (folder / "b" / "c.d").write_text("2")
+    assert paths.sha256_tree(folder) != before
 
 
 def test_json_hash_ignores_key_order_and_survives_surrogates():

@@ -50,6 +50,22 @@ def test_any_change_undoes_the_step(outputs, tmp_path, spoil, reason):
     assert not ok and reason in why
 
 
+def test_what_a_file_manager_and_an_editor_leave_undoes_no_step(outputs, tmp_path):
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    (templates / "judge.txt").write_text("x")
+    run, _, _ = _finished(outputs, tmp_path)
+    run.uses(templates)
+    run.finish()
+    for folder in (templates, run.folder / "model"):
+        (folder / ".DS_Store").write_bytes(b"\x00")
+        (folder / ".ipynb_checkpoints").mkdir()
+        (folder / ".ipynb_checkpoints" / "w-checkpoint").write_text("0")
+    assert steps.verify(run.folder) == (True, "done")
+    (templates / "judge.txt").write_text("y")
+    assert steps.verify(run.folder)[0] is False
+
+
 def test_looking_undoes_nothing_and_the_manifest_goes_with_the_first_output(outputs, tmp_path):
     run, _, _ = _finished(outputs, tmp_path)
     (run.folder / "journal.jsonl").write_text("")

@@ -2,10 +2,13 @@
 
 import copy
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +111,38 @@ def test_length_limit_is_told_apart_from_an_end():
 def test_a_functions_text_is_as_long_as_it_has_words_in_any_script():
     made = generate("fakes:echo", ["three words – here", "写一首诗"], Sampling())
     assert [(each.text, each.num_tokens) for each in made] == [("three words – here", 3), ("写一首诗", 4)]
+
+
+def test_a_function_that_returns_none_gave_no_text_and_anything_else_is_one_line(tmp_path):
+    with Journal(tmp_path / "j.jsonl") as journal:
+        refused, told = generate("fakes:none_or_dict", ["refuse", "x"], Sampling(), journal=journal)
+        assert (refused.text, refused.reason, told.text) == ("", "fakes:none_or_dict returned None", "x")
+        assert len(journal) == 1  # asked again by the next run
+    with pytest.raises(ValueError, match="none_or_dict returned dict, wanted a str or None: got {'content': 'dict'}"):
+        generate("fakes:none_or_dict", ["dict"], Sampling())
+    with pytest.raises(ValueError, match="asynchronous returned coroutine, .*: it is async, wrap it"):
+        generate("fakes:asynchronous", ["x"], Sampling())
+
+
+def test_each_answer_of_a_function_is_kept_when_it_comes(tmp_path, monkeypatch):
+    """The 8th call raises and the 100th kills: 200 prompts cost 202 calls in all."""
+    monkeypatch.setenv("WORKBOOK_TEST_LEDGER", str(tmp_path / "ledger"))
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from nbutils.experiment.journal import Journal\n"
+        "from nbutils.models.generate import generate\nfrom nbutils.models.texts import Sampling\n"
+        "with Journal(sys.argv[1]) as journal:\n"
+        "    generate('fakes:paid', [f'p{i}' for i in range(200)], Sampling(), journal=journal)"
+    )
+    kept, ends = [], []
+    for _ in range(3):
+        command = [sys.executable, "-c", code, str(tmp_path / "j.jsonl"), str(Path(__file__).parents[1])]
+        ends.append(subprocess.run(command, capture_output=True, check=False).returncode)
+        with Journal(tmp_path / "j.jsonl") as journal:
+            kept.append(len(journal))
+    assert ends == [1, -9, 0] and kept == [7, 98, 200]
+    asked = (tmp_path / "ledger").read_text().split()
+    assert len(asked) == 202 and len(set(asked)) == 200
 
 
 def test_prompt_beyond_the_context_has_a_reason():

@@ -38,6 +38,56 @@ def test_values_that_are_not_finite_stay_missing():
     assert scoring.score("fakes:broken_rewards", PROMPTS[:4], ["a", "b", "c", "d"]) == [None, None, None, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("returned", "scores"),
+    [
+        ("[1, None]", [1.0, None]),
+        ("torch.tensor([[1.0], [2.0]])", [1.0, 2.0]),
+        ("numpy.array([1.5, numpy.nan], dtype='float32')", [1.5, None]),
+        ("(float(i) for i in range(2))", [0.0, 1.0]),
+    ],
+)
+def test_numbers_are_read_from_whatever_holds_them(returned, scores):
+    assert scoring.score("fakes:returned", ["a", "b"], [returned, "x"]) == scores
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("[1.0]", "got 1"),
+        ("[1.0, 2.0, 3.0]", "got more"),
+        ("(float(i) for i in range(3))", "got more"),
+        ("1.0", "got 1.0"),
+        ("None", "got None"),
+        ("'12'", "got '12'"),
+        ("['0.5', 1.0]", "got '0.5'"),
+        ("[{'score': 1.0}, 2]", "got {'score': 1.0}"),
+        ("{'a': 1.0, 'b': 2.0}", "got {'a': 1.0, 'b': 2.0}"),
+        ("torch.ones(2, 2)", "got tensor([1., 1.])"),
+    ],
+)
+def test_rewards_that_are_no_number_for_each_response_are_one_line(tmp_path, returned, said):
+    with Journal(tmp_path / "j.jsonl") as journal:
+        with pytest.raises(ValueError) as caught:
+            scoring.score("fakes:returned", ["a", "b"], [returned, "x"], journal=journal)
+        assert len(journal) == 0 or "range" in returned
+    wanted = "fakes:returned was given 2 responses, wanted a list of as many numbers (None for a missing one): "
+    assert str(caught.value) == wanted + said
+
+
+def test_rewards_that_came_before_an_error_are_kept(tmp_path):
+    """Those of earlier calls; of a generator those of this call too."""
+    responses = ["generator(2)", "x", "y", "z"]
+    with Journal(tmp_path / "j.jsonl") as journal:
+        with pytest.raises(ConnectionError):
+            scoring.score("fakes:returned", list("abcd"), responses, journal=journal)
+        assert [value["reward"] for _, value in journal.items()] == [0.0, 1.0]
+    with Journal(tmp_path / "k.jsonl") as journal:
+        with pytest.raises(ConnectionError):
+            scoring.score("fakes:returned", list("abc"), ["[5, 6]", "x", "generator(0)"], Runtime(2), journal)
+        assert len(journal) == 2
+
+
 def test_interrupted_scoring_goes_on_to_the_same_numbers(tmp_path):
     wanted = scoring.score("sandbox/reward", PROMPTS, RESPONSES, Runtime(2))
     with Journal(tmp_path / "j.jsonl") as journal:

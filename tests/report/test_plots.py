@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from figures import NASTY, says, summary, svg, texts
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
 from nbutils.analyse import tables
 from nbutils.report import plots
-from nbutils.report.plots import parts
+from nbutils.report.plots import letters, parts
 from nbutils.report.plots.collection import _transitions
 from nbutils.report.plots.training import _smoothed
 
@@ -200,7 +203,7 @@ def test_all_missing_values_give_a_figure(draw, data):
     assert texts(draw(table.assign(**dict.fromkeys(numbers, NAN))))
 
 
-@pytest.mark.filterwarnings("ignore:.*missing from font.*")
+@pytest.mark.filterwarnings("error:.*missing from font.*")
 @each_figure
 def test_long_and_odd_names_are_only_text(draw, data):
     table = parts.frame(data())
@@ -210,6 +213,71 @@ def test_long_and_odd_names_are_only_text(draw, data):
         table = pd.DataFrame({"stage": NASTY, "count": range(len(NASTY))})
     drawn = svg(draw(table)).decode("utf-8")
     assert "<script" not in drawn and "javascript" not in drawn
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """installed("中文"): besides matplotlib's own there is one font, with these letters, or none."""
+
+    def install(wanted):
+        own = [each for each in font_manager.fontManager.ttflist if each.fname.startswith(matplotlib.get_data_path())]
+        monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+        if wanted:
+            font_manager.fontManager.addfont(font_with(wanted, tmp_path / "own.ttf"))
+        for each in (letters.families, letters._others, letters._is_drawn):
+            each.cache_clear()
+        letters._said.clear()
+
+    yield install
+    monkeypatch.undo()
+    for each in (letters.families, letters._others, letters._is_drawn):
+        each.cache_clear()
+
+
+def font_with(wanted, path):
+    pen = TTGlyphPen(None)
+    for i, point in enumerate(((100, 0), (100, 700), (800, 700), (800, 0))):
+        (pen.lineTo if i else pen.moveTo)(point)
+    pen.closePath()
+    names = [".notdef", *(f"g{i}" for i in range(len(wanted)))]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(char): name for char, name in zip(wanted, names[1:], strict=True)})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (900, 100)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Own Sans", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+@pytest.mark.filterwarnings("error:.*missing from font.*")
+@each_figure
+@pytest.mark.parametrize("wanted", ["中文提示", ""], ids=["a font has them", "no font has them"])
+def test_letters_of_any_script_are_drawn_or_written_as_numbers_and_never_boxes(draw, data, wanted, installed, capsys):
+    installed(wanted)
+    table = parts.frame(data())
+    table = table.assign(**{name: "中文提示" for name in ("arm", "prompt_set", "cell", "stage") if name in table})
+    figure = draw(table)
+    drawn = svg(figure).decode("utf-8")
+    shown, said = "".join(texts(figure)), capsys.readouterr().out
+    if {"arm", "stage"} & {*table} and (wanted or "\\u4e2d" in shown):
+        assert ("中文提示" in shown) is bool(wanted) and ("Figures: no installed font has" in said) is not bool(wanted)
+    draw(table)
+    assert drawn and capsys.readouterr().out == ""  # said once
+
+
+def test_a_font_is_taken_for_its_letters_and_others_are_written_as_numbers(installed, capsys):
+    installed("中文提示")
+    assert letters.families() == ["DejaVu Sans", "Own Sans"]
+    assert letters.drawable("中文 λ שלום 水") == "中文 λ שלום \\u6c34"
+    assert letters.drawable("𠮷") == "\\U00020bb7" and parts.short("水") == "\\u6c34"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "no installed font has 水: written as numbers" in said[0]
+    installed("")
+    assert letters.families() == ["DejaVu Sans"] and letters.drawable("naïve – λ") == "naïve – λ"
 
 
 @pytest.mark.parametrize("draw", [plots.reward_means, plots.reward_variances, plots.win_tie_lose])

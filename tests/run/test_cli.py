@@ -163,6 +163,34 @@ def test_plan_is_ready_in_three_seconds(project):
     assert time.monotonic() - started < 3 and done.stdout.count("01_make") == 20
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", r"rewrite:  \u6c34\u736d \xfc\nresponse: \ud800 \u2013"),
+        ("latin-1", "rewrite:  \\u6c34\\u736d ü\nresponse: \\ud800 \\u2013"),
+        ("utf-8", "rewrite:  水獭 ü\nresponse: \\ud800 –"),
+    ],
+)
+def test_a_terminal_of_any_encoding_loses_nothing(project, encoding, shown):
+    code = (
+        "import sys; from nbutils.evaluate import answering; from nbutils.run import cli\n"
+        "answering.rewrite_and_respond = lambda *_: (['水獭 ü'], '\\ud800 –')\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    known = environment(project) | {"PYTHONIOENCODING": encoding}
+    own = write_experiment(project / "params" / "tiny.yml", shared={"color": "水獭 λ"})
+    commands = (["rewrite", "x"], ["plan", str(own), "--details"], ["status", str(own)], ["plan", "水獭"])
+    done = [
+        subprocess.run([sys.executable, "-c", code, *command], cwd=project, env=known, capture_output=True, check=False)
+        for command in commands
+    ]
+    assert [each.returncode for each in done] == [0, 0, 0, 2], done
+    texts = [(each.stdout or each.stderr).decode(encoding) for each in done]
+    assert texts[0].strip() == (shown.replace("\\n", "\n") if encoding == "ascii" else shown)
+    assert "all/plot" in texts[1] and "all/plot" in texts[2] and texts[3].startswith("workbook: no experiment ")
+    assert ("水獭 λ" if encoding == "utf-8" else "\\u6c34") in texts[1]
+
+
 def environment(project):
     import os
 

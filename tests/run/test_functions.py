@@ -13,6 +13,9 @@ FILES = {
     "def reward(prompts, responses): return []\n",
     "tried_syntax": "x = 1\ndef judge(messages)\n    return 'x'\n",
     "tried_key": "import os\nkey = os.environ['NO_SUCH_VARIABLE']\ndef judge(messages): return key\n",
+    "tried_name": "from collections import NoSuchThing\n",
+    "tried_async": "async def judge(messages): return 'x'\n",
+    "tried_umlaut": "raise ValueError('水獭 – ü')\n",
     "tried_exit": "raise SystemExit(0)\n",
     "tried_import": "import no_such_package\n",
     "tried_sibling": "import tried_good\njudge = tried_good.judge\n",
@@ -43,6 +46,9 @@ def folders(tmp_path, monkeypatch):
         ("tried_good:reward", "text", "cannot be called with one list of messages"),
         ("tried_syntax:judge", "text", "tried_syntax.py:2 is not valid Python"),
         ("tried_key:judge", "text", "KeyError: 'NO_SUCH_VARIABLE' (when it was imported, tried_key.py:2)"),
+        ("tried_name:judge", "text", "NoSuchThing' from 'collections' (when it was imported, tried_name.py:1)"),
+        ("tried_async:judge", "text", "is async: wrap it in a function that waits for it"),
+        ("tried_umlaut:judge", "text", "水獭 – ü (when it was imported, tried_umlaut.py:1)"),
         ("tried_exit:judge", "text", "its module ended the process when it was imported"),
         ("tried_import:judge", "text", "tried_import imports no_such_package, which is not installed"),
         ("tried_nowhere:judge", "text", "put tried_nowhere.py beside the experiment file or into the project's root"),
@@ -50,7 +56,8 @@ def folders(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("place", [0, 1], ids=["root", "beside the file"])
-def test_each_fault_is_one_line(folders, function, gives, said, place):
+def test_each_fault_is_one_line(folders, monkeypatch, function, gives, said, place):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     for name, text in FILES.items():
         (folders[place] / f"{name}.py").write_text(text)
     found = trouble(function, gives, folders[1])

@@ -76,6 +76,7 @@ def given(step, **values):
         ([given(EVALUATE, arms=["shuffled:poir"])], "unknown arm 'poir'"),
         ([given(EVALUATE, arms=["nan"], baseline="sft")], "unknown arm 'sft'"),
         ([given(EVALUATE, arms=["nan"], judge="sandbox/judg")], "did you mean sandbox/judge?"),
+        ([given(EVALUATE, arms=["nan"], judge="no_such_module:judge")], "module no_such_module not found: put"),
         ([given(EVALUATE, arms=["nan"], benchmark_folder="tasks")], "benchmark_folder tasks not found"),
         ([given(EVALUATE, arms=["nan"], benchmark_arms=["nan", "bpo"])], "benchmark_arms: bpo not among the arms"),
     ],
@@ -131,7 +132,7 @@ def test_all_that_is_wrong_stands_in_the_plan_once_with_its_steps(write):
     lines = plan.plan(path)
     place = lines.index("Cannot run as it is:")
     assert lines[place + 1].startswith("  seed-0/collect, seed-1/collect and 2 more: prompt set no.csv not found at")
-    assert lines[place + 2] == ""
+    assert lines[place + 2 :] == []  # and not that nothing is missing here
 
 
 # --- the sandbox's own beside other models

@@ -268,7 +268,10 @@ STUBBORN = (
 
 @pytest.mark.parametrize(
     ("number", "code", "stubborn"),
-    [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True), (signal.SIGHUP, 129, False)],
+    [
+        *((signal.SIGINT, 130, False), (signal.SIGTERM, 143, True), (signal.SIGHUP, 129, False)),
+        (signal.SIGUSR1, 138, False),  # a scheduler's warning of its time limit
+    ],
 )
 def test_a_signal_leaves_nothing_running_and_names_the_command_that_resumes(project, number, code, stubborn):
     flaw = STUBBORN if stubborn else STUBBORN.replace("signal.signal(signal.SIGINT, signal.SIG_IGN)\n", "")

@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+import transformers
 
 from nbutils.experiment import records
+from nbutils.models.devices import Runtime
 from nbutils.train import training
 
 
@@ -22,6 +24,16 @@ def test_torn_checkpoint_is_removed_and_the_one_before_it_taken(tmp_path):
     torn = checkpoint(tmp_path, 100, complete=False)
     assert training.last_checkpoint(tmp_path) == good and not torn.exists()
     assert training.last_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_seed_of_any_size_is_one_that_numpy_takes_and_small_ones_stay(tmp_path):
+    """A date with its time has 45 bits; transformers seeds numpy, which takes 32."""
+    made = {seed: training.arguments(tmp_path, Runtime(), seed, 5) for seed in (0, 7, 2**32 - 1, 2**32, 20251127153000)}
+    for arguments in made.values():
+        transformers.set_seed(arguments["seed"])
+        assert arguments["data_seed"] == arguments["seed"]
+    assert [made[seed]["seed"] for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    assert len({arguments["seed"] for arguments in made.values()}) == 5
 
 
 def test_latest_is_by_number_not_by_name(tmp_path):

@@ -73,7 +73,7 @@ def _grouped(title: str, rows, models: dict | None, name: str, unit: str, what: 
 def _fitted(architecture: str, width: int) -> str:
     """Prompter and frozen LLM on one line of `width` characters, or on two."""
     names = architecture.split(", ", 1)
-    return ", ".join(names) if len(architecture) <= width else ",\n".join(short(name, width) for name in names)
+    return ",\n".join(short(name, width) for name in ([architecture] if len(architecture) <= width else names))
 
 
 def _groups(axis, part: pd.DataFrame, arms: list[str], name: str, slot: float, bars: bool) -> None:

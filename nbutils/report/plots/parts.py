@@ -13,6 +13,7 @@ import seaborn
 
 from nbutils.analyse import tables
 from nbutils.experiment import paths
+from nbutils.report.plots import letters
 
 # Colours of Okabe and Ito, and of Tol, which colour-blind readers tell apart; grey and black for the two extremes.
 ARM_COLORS = {
@@ -44,7 +45,7 @@ _TITLE_ROOM = 34  # letters over a panel with neighbours
 
 def theme() -> None:
     """The house's look, for every figure made after it; the figure functions call it themselves."""
-    seaborn.set_theme(style="whitegrid", context="notebook", font="DejaVu Sans")
+    seaborn.set_theme(style="whitegrid", context="notebook", font=letters.families())
     plt.rcParams.update(
         {
             **{"axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False},
@@ -102,6 +103,7 @@ def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
 def new_figure(width: float, height: float, title: str, subtitle: str, key: dict[str, str] | None = None):
     """An empty figure of `height` inches below a header with title, subtitle and key ({name: colour})."""
     theme()
+    title, subtitle = letters.drawable(title), letters.drawable(subtitle)
     lines, names = textwrap.wrap(subtitle, max(30, int(width * 13.5))), [short(name) for name in key or {}]
     columns = max(1, int((width - 0.2) / (0.5 + 0.08 * max(map(len, names), default=1))))
     key_top = HEADER + 0.17 * (len(lines) - 1)
@@ -128,8 +130,8 @@ def nothing(title: str, why: str):
 
 
 def short(name, width: int = 28) -> str:
-    """A name that fits beside an axis: long ones keep both ends."""
-    text = "".join(char if char.isprintable() else " " for char in str(name))
+    """A name that fits beside an axis and that a font can draw: long ones keep both ends."""
+    text = letters.drawable("".join(char if char.isprintable() else " " for char in str(name)))
     return text if len(text) <= width else f"{text[: width // 2]}…{text[-(width - width // 2 - 1) :]}"
 
 
