@@ -206,7 +206,7 @@ def _generate_callable(model, unique, answers, sampling, runtime, journal, note)
 def _returned(model: str, text, sampling: Sampling) -> Generation:
     """What a function returned, as an answer; None is a missing one. ValueError for anything that is no text."""
     if text is None:
-        return Generation("", 0, None, f"{model} returned None")
+        return Generation("", 0, None, f"{model} returned None", is_open=True)
     if not isinstance(text, str):
         raise ValueError(f"{model} returned {type(text).__name__}, wanted a str or None: {references.shown(text)}")
     text = cut_at(encodable(text), sampling.stop)
