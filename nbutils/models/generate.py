@@ -17,7 +17,7 @@ from nbutils.experiment.words import count_words
 from nbutils.models import api, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
 from nbutils.models.sampling import SeededSampler
-from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request, request_seed
+from nbutils.models.texts import Generation, Sampling, answered, cut_at, encodable, request, request_seed
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -35,7 +35,8 @@ def generate(
     """One Generation per prompt, in order.
 
     prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
-    Answers found in the journal are not asked again; new ones are journalled batch by batch.
+    Answers found in the journal are not asked again; new ones are journalled batch by batch, whole: what a model thinks
+    before it answers stays in the journal and is no part of its text.
     label: progress bar's name; note: told of calls and dollars in place of that bar. A request that cannot be answered
     (longer than the context, refused by the API) comes back with its reason.
     """
@@ -52,7 +53,7 @@ def generate(
                 journal.append_many((key, asdict(answer)) for key, answer in batch if _is_final(answer))
             answers.update(batch)
             bar.update(len(batch))
-    return [answers[key] for key in keys]
+    return [answered(answers[key]) for key in keys]
 
 
 @dataclass(frozen=True)

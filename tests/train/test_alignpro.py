@@ -81,6 +81,15 @@ def test_reward_is_of_the_response_to_the_rewrite_and_odd_rewrites_are_counted()
     assert logged == {"empty": 0.25, "unchanged": 0.25, "answered": 0.5, "unscored": 0.0}
 
 
+def test_what_a_policy_thinks_is_neither_sent_nor_scored():
+    """In rollouts as in evaluation; a thought that does not end is no rewrite and no response."""
+    texts = ["<think>\nlonger text?\n</think>\n\nlonger", "<think>\nlonger", "same"]
+    scores, logged = rewarded(texts, ["x", "prompt", "y"])
+    assert scores == [6.0, None, 4.0] and logged["unscored"] == pytest.approx(1 / 3)
+    own, _ = rewarded(texts, ["x", "prompt", "y"], settings=replace(SETTINGS, policy="responder"))
+    assert own == [6.0, None, 4.0]
+
+
 def test_responder_policy_scores_its_own_completion():
     scores, _ = rewarded(["abc"], ["x"], settings=replace(SETTINGS, policy="responder"))
     assert scores == [3.0]
