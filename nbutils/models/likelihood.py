@@ -5,11 +5,11 @@ the nucleus has log-probability −∞. A text is read as its own tokens, which 
 a word in an unusual way.
 """
 
-from nbutils.models import loading, references
+from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, render, run_batches
 from nbutils.models.sampling import filter_scores
-from nbutils.models.texts import Sampling, encodable, messages_of
+from nbutils.models.texts import Sampling, messages_of
 
 
 def log_probabilities(
@@ -31,7 +31,8 @@ def log_probabilities(
         raise ValueError("temperature 0: a greedy choice has no log-probabilities; wanted a temperature above 0")
     net, tokenizer = loading.load_causal(model, runtime)
     asked = [render(model, tokenizer, messages_of(prompt)) for prompt in prompts]
-    rows = list(zip(_ids(tokenizer, asked), _ids(tokenizer, texts), finished, strict=True))
+    written = chat.encode(tokenizer, [chat.marked(tokenizer, text) for text in texts])
+    rows = list(zip(chat.encode(tokenizer, asked), written, finished, strict=True))
     unique = {(tuple(prompt), tuple(text), bool(end)): None for prompt, text, end in rows}
     order = sorted(unique, key=lambda row: (-len(row[0]) - len(row[1]), row))
     batches = cut_batches(order, [len(row[0]) + len(row[1]) for row in order], runtime)
@@ -44,10 +45,6 @@ def log_probabilities(
 def knows_probabilities(model: str) -> bool:
     """Whether log_probabilities takes this model reference."""
     return references.kind(model) not in ("api", "callable")
-
-
-def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"] if texts else []
 
 
 def _forward(net, tokenizer, rows: list[tuple], sampling: Sampling) -> list[float]:

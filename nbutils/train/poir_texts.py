@@ -15,9 +15,8 @@ Departure from TRL 1.16: the token ids are made here, so that training sees what
 
 from nbutils.data.pairs import PreferencePair
 from nbutils.experiment.records import Pair
-from nbutils.models import templates
+from nbutils.models import chat, templates
 from nbutils.models.generate import render
-from nbutils.models.texts import encodable
 
 TARGETS = ("poir", "dpo_awi", "sft", "dpo_awo")
 
@@ -96,7 +95,8 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
     closings = [closing_of(tokenizer, row["prompt"]) for row in rows]
     made: list[dict] = [{"prompt_ids": ids} for ids in _encode(tokenizer, heads)]
     for side in ("completion",) if target == "sft" else ("chosen", "rejected"):
-        parts = [_parts(row[side][0]["content"], end, target) for row, end in zip(rows, closings, strict=True)]
+        texts = [chat.marked(tokenizer, row[side][0]["content"]) for row in rows]
+        parts = [_parts(text, end, target) for text, end in zip(texts, closings, strict=True)]
         first = continued(tokenizer, heads, [rewrite for rewrite, _ in parts])
         middles = [head + rewrite for head, (rewrite, _) in zip(heads, parts, strict=True)]
         second = continued(tokenizer, middles, [response for _, response in parts])
@@ -118,7 +118,8 @@ def closing_of(tokenizer, prompt: list[dict]) -> str:
     if prompt[0]["role"] == "raw":
         return tokenizer.eos_token or ""
     answer = "an answer"
-    return tokenizer.apply_chat_template(prompt + turn("assistant", answer), tokenize=False).rpartition(answer)[2]
+    whole = chat.write(tokenizer.name_or_path, tokenizer, prompt + turn("assistant", answer), answered=True)
+    return whole.rpartition(answer)[2]
 
 
 def continued(tokenizer, befores: list[str], texts: list[str]) -> list[list[int]]:
@@ -142,7 +143,7 @@ def _apart(tokenizer, text: str) -> list[int]:
 
 
 def _encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"]
+    return chat.encode(tokenizer, texts)
 
 
 def fitting(rows: list[dict], max_tokens: int) -> tuple[list[dict], dict[str, int]]:
