@@ -284,7 +284,7 @@ def _said(verdicts: pd.DataFrame, baseline: str) -> dict[tuple, dict]:
 
 def judge_scores(raw: str) -> tuple[float | None, float | None]:
     """The two scores that decided a judge's text (Align-Pro C.2), first shown first; None where it has none."""
-    if "[[" in raw or templates.parse_scores(raw)[0] is None:
+    if templates.parse_verdict(raw)[0] is not None or templates.parse_scores(raw)[0] is None:
         return None, None
     line = next(line for line in raw.split("\n") if line.strip())
     first, second = re.findall(r"[0-9]+(?:\.[0-9]+)?", line.replace("/10", ""))

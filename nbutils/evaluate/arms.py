@@ -8,6 +8,7 @@ from pathlib import Path
 from nbutils.collect.critique import Loop
 from nbutils.experiment import paths, steps
 from nbutils.models import references, templates
+from nbutils.models.texts import spoken
 
 BPO_MODEL = "THUDM/BPO"
 POIR_REQUEST = ("rewrite_answer", templates.DELIMITER)  # template and stop of every prompter of 03, trained or not
@@ -138,7 +139,7 @@ def rewrite_requests(template: templates.Template, prompts: list[str]) -> list[l
 
 def clean_rewrite(text: str) -> str:
     """What the prompter wrote behind its thought, if any, up to the delimiter and without blanks around it."""
-    return templates.cut_at_delimiter(templates.without_thought(text))[0].strip()
+    return templates.cut_at_delimiter(spoken(text) or "")[0].strip()
 
 
 def sent(rewrite: str, prompt: str) -> str:

@@ -1,9 +1,10 @@
 """Pairwise verdicts: the judge sees the original prompt and two responses, in both orders, always.
 
 A judge is any model that answers messages, `reward:<model>` for a reward model (the higher reward wins), or several of
-these, whose majority decides. Raw texts are stored; verdicts are parsed from them on reading, so that a parser's fix
-costs no call. A response that is missing, a call that failed or a text without a clear verdict is `unscored` with a
-reason, never a tie. A reward model's verdict carries a preference too, by Eq. 1: σ(r(x, y) − r(x, y')).
+these, whose majority decides. Raw texts are stored; verdicts are parsed from them on reading, as the template that
+asked says, so that a parser's fix costs no call. A response that is missing, a call that failed or a text without a
+clear verdict is `unscored` with a reason, never a tie. A reward model's verdict carries a preference too, by Eq. 1:
+σ(r(x, y) − r(x, y')).
 """
 
 import itertools
@@ -21,7 +22,7 @@ from nbutils.models import references, scoring
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import generate
 from nbutils.models.references import REWARD
-from nbutils.models.templates import Template, messages, parse_scores, parse_verdict
+from nbutils.models.templates import Template, messages, parse_judgement
 from nbutils.models.texts import Generation, Sampling
 
 JURY = "jury"  # what the combined verdict of several judges is called
@@ -29,7 +30,8 @@ JURY = "jury"  # what the combined verdict of several judges is called
 
 @dataclass(frozen=True)
 class Panel:
-    """Who judges, and how. judges: model references, several of them a jury; tie_margin: points of two scores, or
+    """Who judges, and how. judges: model references, several of them a jury; template: judge_pairwise or
+    judge_scores, as loaded by its name; tie_margin: points of two scores, or
     reward units of a reward model, up to which a difference is a tie; runtime: where they run."""
 
     judges: tuple[str, ...]
@@ -140,11 +142,14 @@ def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: 
         return _by_reward(judge.removeprefix(REWARD), shown, panel, journal, label)
     requests = [request(panel.template, first, second) for first, second in shown]
     texts = generate(judge, requests, panel.sampling, panel.runtime, journal, [sample] * len(requests), label=label)
-    return [_read(made, panel.tie_margin) for made in texts]
+    return [_read(made, panel) for made in texts]
 
 
-def _read(made: Generation, margin: float) -> tuple[str | None, str | None, str, None]:
-    letter, reason = (None, made.reason) if made.reason is not None else read_verdict(made.text, margin)
+def _read(made: Generation, panel: Panel) -> tuple[str | None, str | None, str, None]:
+    """Of a judge's text, as the panel's template asked for it: a first line of two scores, or [[A]] on the last."""
+    if made.reason is not None:
+        return None, made.reason, made.text, None
+    letter, reason = parse_judgement(panel.template.name, made.text, panel.tie_margin)
     return letter, reason, made.text, None
 
 
@@ -187,12 +192,6 @@ def _verdict(arm: Answer, other: Answer, first: Answer, heard: tuple | None) -> 
     won = (letter == "A") == (first is arm)
     verdict = "tie" if letter == "C" else "win" if won else "lose"
     return replace(_row(arm, other, first, verdict, None, raw), preference=preference)
-
-
-def read_verdict(text: str, margin: float = 0.0) -> tuple[str | None, str | None]:
-    """(A | B | C | None, reason) of a judge's text, in either format: [[A]] on the last line, or two scores first."""
-    letter, reason = parse_verdict(text)
-    return (letter, reason) if letter is not None or "[[" in text else parse_scores(text, margin)
 
 
 def _row(arm: Answer, other: Answer, first: Answer, verdict: str, reason: str | None, raw: str) -> Verdict:

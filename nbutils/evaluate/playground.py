@@ -15,7 +15,7 @@ import pandas as pd
 from nbutils.analyse import choosing, gather
 from nbutils.evaluate import answering, arms, judging
 from nbutils.evaluate.arms import Arm
-from nbutils.experiment import paths, records
+from nbutils.experiment import days, paths, records
 from nbutils.experiment.records import Answer, Prompt, Verdict
 from nbutils.experiment.steps import Step, read_manifest
 from nbutils.models import scoring, spending, templates
@@ -96,9 +96,10 @@ def try_prompt(prompt: str, where: str | Step, arms: list[str] | None = None, sa
     for name in set(wanted) - set(found.names):
         found.build(name)
     base = found.settings["baseline"]
-    answers = [_answered(name, prompt, sample, found) for name in dict.fromkeys([base, *wanted])]
-    answers, trouble = _rewarded(answers, found)
-    verdicts, more = _judged(answers, found)
+    with days.of(found.folder):
+        answers = [_answered(name, prompt, sample, found) for name in dict.fromkeys([base, *wanted])]
+        answers, trouble = _rewarded(answers, found)
+        verdicts, more = _judged(answers, found)
     rows = _side_by_side(answers, verdicts, found, sample)
     about = f"{'/'.join(found.folder.parts[-3:])} · sample {sample} · {time.perf_counter() - started:.1f} s"
     return Cases(rows, base, tuple(filter(None, [about, trouble, more])))

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from nbutils.experiment import errors, paths, progress, recording, sessions
+from nbutils.experiment import days, errors, paths, progress, recording, sessions
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.params import check, read_schema
 
@@ -128,6 +128,7 @@ class Step:
         }
         paths.write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         progress.begin(None)
+        days.begin(None)
         return manifest
 
 
@@ -152,6 +153,7 @@ def open_step(notebook: str, parameters: dict, step: str = "") -> Step:
         opened.folder.mkdir(parents=True, exist_ok=True)
         opened._started = sessions.begin(opened.folder)
         progress.begin(opened.folder)
+        days.begin(opened.folder)
         for scratch in opened.folder.rglob(f".*{paths.SCRATCH}"):  # of a run that was killed while it wrote
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
     except OSError as error:

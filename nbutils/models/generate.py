@@ -6,18 +6,16 @@ is taken, which is an exact draw. APIs get the request's seed as their own.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-
-from jinja2.exceptions import TemplateError
+from dataclasses import asdict, dataclass, replace
 
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.progress import Bar
 from nbutils.experiment.words import count_words
-from nbutils.models import api, loading, references
+from nbutils.models import api, chat, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
-from nbutils.models.sampling import SeededSampler
-from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request, request_seed, without_system
+from nbutils.models.sampling import NumberWatch, SeededSampler
+from nbutils.models.texts import Generation, Sampling, answered, cut_at, encodable, request, request_seed
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -35,7 +33,8 @@ def generate(
     """One Generation per prompt, in order.
 
     prompts: strings (one user message each) or lists of {"role", "content"}; samples: sample index of each (0).
-    Answers found in the journal are not asked again; new ones are journalled batch by batch, a function's one by one.
+    Answers found in the journal are not asked again; new ones are journalled batch by batch, a function's one by one,
+    and whole: what a model thinks before it answers stays in the journal and is no part of its text.
     label: progress bar's name; note: told of calls and dollars in place of that bar. A request that cannot be answered
     (longer than the context, refused by the API) comes back with its reason, which is journalled where it is final.
     """
@@ -53,7 +52,7 @@ def generate(
                 keep((key, asdict(answer)) for key, answer in batch if not answer.is_open)
             answers.update(batch)
             bar.update(len(batch))
-    return [answers[key] for key in keys]
+    return [answered(answers[key]) for key in keys]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _generate_local(model, unique, answers, sampling, runtime, journal, note):
     the same batches as an undisturbed one."""
     net, tokenizer = loading.load_causal(model, runtime)
     texts = {key: render(model, tokenizer, request["messages"]) for key, request in unique.items()}
-    lengths = {key: len(ids) for key, ids in _token_ids(tokenizer, texts).items()}
+    lengths = {key: len(ids) for key, ids in zip(texts, chat.encode(tokenizer, [*texts.values()]), strict=True)}
     room = (getattr(net.config, "max_position_embeddings", None) or 10**9) - sampling.max_new_tokens
     too_long = [key for key in unique if lengths[key] > room and key not in answers]
     if too_long:
@@ -108,28 +107,13 @@ def _generate_local(model, unique, answers, sampling, runtime, journal, note):
 
 
 def render(model: str, tokenizer, messages: list[dict], answer: str | None = None) -> str:
-    """The model's whole input: messages through its chat template; a message of role `raw` as it stands.
-
-    Where the template refuses a system message (Gemma's does, and Mistral's first), its text opens the user's turn.
-    answer: instead of asking for one, the template writes this one, and what ends its turn.
-    """
+    """The model's whole input, for chat.encode: messages through its chat template; a message of role `raw` as it
+    stands. answer: instead of asking for one, the template writes this one, and what ends its turn."""
     if messages[0]["role"] == "raw":
         return (tokenizer.bos_token or "") + encodable(messages[0]["content"])
-    if not tokenizer.chat_template:
-        raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
-    turns = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
-    try:
-        return encodable(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
-    except TemplateError as error:
-        if messages[0]["role"] != "system" or len(messages) < 2:
-            raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
-        return render(model, tokenizer, without_system(messages), answer)
-
-
-def _token_ids(tokenizer, texts: dict) -> dict:
-    if not texts:
-        return {}
-    return dict(zip(texts, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
+    if answer is not None:
+        return chat.write(model, tokenizer, [*messages, {"role": "assistant", "content": answer}], answered=True)
+    return chat.check_written(model, tokenizer, chat.write(model, tokenizer, messages), messages)
 
 
 def cut_batches(keys: list, sizes: list[int], runtime: Runtime) -> list[list]:
@@ -167,9 +151,11 @@ def _forward(net, tokenizer, texts: list[str], seeds: list[int], sampling: Sampl
     import torch
     from transformers import LogitsProcessorList
 
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(net.device)
+    ids = chat.encode(tokenizer, texts)
+    inputs = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(net.device)
     width = inputs["input_ids"].shape[1]
-    processors = LogitsProcessorList([SeededSampler(seeds, width, sampling)] if sampling.temperature > 0 else [])
+    watch = NumberWatch(width)
+    processors = [watch, *([SeededSampler(seeds, width, sampling)] if sampling.temperature > 0 else [])]
     stops = {"stop_strings": list(sampling.stop), "tokenizer": tokenizer} if sampling.stop else {}
     with torch.inference_mode():
         output = net.generate(
@@ -178,10 +164,25 @@ def _forward(net, tokenizer, texts: list[str], seeds: list[int], sampling: Sampl
             do_sample=False,
             num_beams=1,
             max_new_tokens=sampling.max_new_tokens,
-            logits_processor=processors,
+            logits_processor=LogitsProcessorList(processors),
             **stops,
         )
-    return [_decode(tokenizer, net, row[width:].tolist(), sampling) for row in output]
+    made = [_decode(tokenizer, net, row[width:].tolist(), sampling) for row in output]
+    made = [_opened(text, each) for text, each in zip(texts, made, strict=True)]
+    return [_without_numbers(each, lost) for each, lost in zip(made, watch.lost_at(), strict=True)]
+
+
+def _opened(asked: str, made: Generation) -> Generation:
+    """made with the opening tag of its thought, where the chat template wrote that at the end of what was asked."""
+    return replace(made, text=f"<think>\n{made.text}") if asked.rstrip().endswith("<think>") else made
+
+
+def _without_numbers(made: Generation, lost: int | None) -> Generation:
+    """No text where a token was chosen among logits that are no numbers, the token of number `lost` from 0 on."""
+    if lost is None or (made.finish == "stop" and lost >= made.num_tokens):  # a row that has ended goes on as padding
+        return made
+    why = f"no text: the model's logits are not numbers (NaN) from token {lost + 1} on; try dtype float32"
+    return Generation("", made.num_tokens, None, why, is_open=True)
 
 
 def _decode(tokenizer, net, ids: list[int], sampling: Sampling) -> Generation:

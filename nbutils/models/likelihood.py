@@ -6,12 +6,12 @@ chat template (turns.py) where decoding drops that: the sampled ones, unless the
 left the template's opening out.
 """
 
-from nbutils.models import loading, references
+from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, run_batches
 from nbutils.models.sampling import filter_scores
 from nbutils.models.texts import Sampling, messages_of
-from nbutils.models.turns import Turn, continued, decode, encode, turn_of
+from nbutils.models.turns import Turn, continued, decode, turn_of
 
 
 def log_probabilities(
@@ -33,7 +33,7 @@ def log_probabilities(
         raise ValueError("temperature 0: a greedy choice has no log-probabilities; wanted a temperature above 0")
     net, tokenizer = loading.load_causal(model, runtime)
     turns = [turn_of(model, tokenizer, messages_of(prompt)) for prompt in prompts]
-    heads = encode(tokenizer, [turn.head for turn in turns])
+    heads = chat.encode(tokenizer, [turn.head for turn in turns])
     rows = list(zip(heads, written_ids(tokenizer, turns, texts), finished, strict=True))
     unique = {(tuple(prompt), tuple(text), bool(end)): None for prompt, text, end in rows}
     order = sorted(unique, key=lambda row: (-len(row[0]) - len(row[1]), row))
@@ -53,10 +53,11 @@ def written_ids(tokenizer, turns: list[Turn], texts: list[str]) -> list[list[int
     """The ids that a model wrote in each turn, of which generation gave back text: with the template's opening where
     that leaves no trace in the text (a blank that a SentencePiece decoder strips), else the text's alone."""
     heads, openings = [turn.head for turn in turns], [turn.opening or "" for turn in turns]
-    plain = continued(tokenizer, heads, texts)
+    marked = [chat.marked(tokenizer, text) for text in texts]
+    plain = continued(tokenizer, heads, marked)
     if not any(openings):
         return plain
-    opened = continued(tokenizer, heads, [opening + text for opening, text in zip(openings, texts, strict=True)])
+    opened = continued(tokenizer, heads, [opening + text for opening, text in zip(openings, marked, strict=True)])
     rows = zip(opened, plain, texts, strict=True)
     return [both if decode(tokenizer, both) == text else own for both, own, text in rows]
 

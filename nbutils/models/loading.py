@@ -7,7 +7,7 @@ repository. Nothing here trains. torch and transformers are imported when a mode
 import functools
 from pathlib import Path
 
-from nbutils.models import hub
+from nbutils.models import chat, hub
 from nbutils.models.devices import Runtime, is_out_of_memory, pick_device, pick_dtype, settle_threads
 from nbutils.models.references import check, describe, kind, resolve
 
@@ -47,9 +47,18 @@ def load_causal(ref: str, runtime: Runtime = Runtime()):
         model = model.merge_and_unload()
     else:
         model = _explained(ref, AutoModelForCausalLM.from_pretrained, resolve(ref), **load_kwargs(ref, runtime))
-    ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=_ends(ref, model, tokenizer), pad_token_id=tokenizer.pad_token_id
+    )
     return _placed(model, runtime), tokenizer
+
+
+def _ends(ref: str, model, tokenizer) -> int | list[int] | None:
+    """The tokens that end a text: the model's own, and the one by which its chat template ends an answer."""
+    known = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    listed = [known] if isinstance(known, int) else list(known or ())
+    end = chat.turn_end(ref, tokenizer)
+    return known if end is None or end in listed else [*listed, end]
 
 
 @functools.lru_cache(maxsize=3)

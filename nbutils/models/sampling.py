@@ -3,6 +3,8 @@
 The greedy choice over log-probabilities and noise is an exact sample, and depends on the row's own seed only.
 """
 
+from typing import Any
+
 from nbutils.models.texts import Sampling
 
 
@@ -28,6 +30,30 @@ class SeededSampler:
         tokens = torch.arange(scores.shape[1], device=scores.device, dtype=torch.int64)[None, :]  # (1, V)
         noise = gumbel(self.seeds.to(scores.device), position, tokens)  # (B, V)
         return (torch.log_softmax(scores, dim=-1) + noise).to(torch.float32)
+
+
+class NumberWatch:
+    """Logits processor that changes nothing: notes where a row's scores first are no numbers, NaN or all infinite.
+
+    width: padded prompt length in tokens.
+    """
+
+    def __init__(self, width: int):
+        self.width = width
+        self._first: Any = None  # (B,) position of the first such token, -1 for none
+
+    def __call__(self, input_ids, scores):
+        import torch
+
+        lost = scores.isnan().any(1) | ~scores.isfinite().any(1)  # (B,)
+        if self._first is None:
+            self._first = torch.full_like(input_ids[:, 0], -1)
+        self._first = torch.where((self._first < 0) & lost, input_ids.shape[1] - self.width, self._first)
+        return scores
+
+    def lost_at(self) -> list[int | None]:
+        """For each row the number of its first token without numbers, from 0 on; None if all had some."""
+        return [None if place < 0 else place for place in self._first.tolist()]
 
 
 def filter_scores(scores, sampling: Sampling):

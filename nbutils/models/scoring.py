@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.progress import Bar
-from nbutils.models import loading, references
+from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, run_batches
-from nbutils.models.texts import encodable
 
 
 def score(
@@ -106,8 +105,7 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
     import torch
 
     net, tokenizer = loading.load_reward(model, runtime)
-    texts = {pair: render_pair(tokenizer, *pair) for pair in pairs}
-    ids = dict(zip(pairs, tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"], strict=True))
+    ids = dict(zip(pairs, chat.encode(tokenizer, [render_pair(tokenizer, *pair) for pair in pairs]), strict=True))
     order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
     batches = cut_batches(order, [len(ids[pair]) for pair in order], runtime)
 
@@ -121,8 +119,8 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
 
 
 def render_pair(tokenizer, prompt: str, response: str) -> str:
-    """Prompt and response as the model's own chat template writes them. ValueError if it has none."""
-    if not tokenizer.chat_template:
-        raise ValueError(f"{tokenizer.name_or_path} has no chat template: add chat_template.jinja to its folder")
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    return encodable(tokenizer.apply_chat_template(turns, tokenize=False))
+    """Prompt and response as the model's own chat template writes them, for chat.encode. ValueError where it has none,
+    or leaves one of the two out."""
+    name, turns = tokenizer.name_or_path, [{"role": "user", "content": prompt}]
+    turns = [*turns, {"role": "assistant", "content": response}]
+    return chat.check_written(name, tokenizer, chat.write(name, tokenizer, turns, answered=True), turns)

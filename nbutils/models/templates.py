@@ -8,7 +8,7 @@ The parsers take any string and never raise. What does not follow the format com
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbutils.experiment import paths
@@ -33,12 +33,13 @@ _SLOT = re.compile(rf"\{{({'|'.join(_NAMES)})\}}")
 @dataclass(frozen=True)
 class Template:
     """system: text or None; user: text with slots; source: what the header says it follows; raw: no chat template
-    around it (the header says `format: raw`)."""
+    around it (the header says `format: raw`); name: by which it was loaded, and what answers to it are read by."""
 
     system: str | None
     user: str
     source: str = ""
     raw: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def load(name: str, folder: str | Path) -> Template:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"template {path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    return parse_template(text, str(path), SLOTS[name])
+    return replace(parse_template(text, str(path), SLOTS[name]), name=name)
 
 
 def parse_template(text: str, where: str = "template", slots: tuple[str, ...] | None = None) -> Template:
@@ -156,27 +157,44 @@ _NEXT_LABEL = re.compile(
 )
 _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)(?:/10)?"
-_TWO_SCORES = re.compile(rf"[*_`\s]*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}[*_`\s]*")
+_TWO_SCORES = re.compile(rf"[*_`\s(\[]*{_NUMBER}[*_`]*(?:\s*[,|]\s*|\s+(?:and\s+)?)[*_`]*{_NUMBER}[*_`\s)\]]*\.?\s*")
+_EMPTY_LINE = re.compile(r"[\s`*_~#=\-\u200b-\u200d\u2060\ufeff]*")  # of nothing, or of marks that close a block
 _DELIMITER_LINE = re.compile(r"(?:\A|\n)### Response(?:\n|\Z)")
-_THOUGHT = re.compile(  # at the start; opened by the text, or by the prompt, and then ended on a line of its own
-    r"\A\s*+(?:<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?^</think>$)\s*", re.M | re.S
-)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "「": "」", "`": "`", "[": "]", "**": "**"}
 
 
-def _clean(text: str) -> str:
-    """Text without what models wrap around it: blanks, a bullet or number, pairs of quotes, one mark left over."""
-    text = text.strip()
-    if "\n" not in text:  # the first of several bullets belongs to the text
-        text = re.sub(r"\A(?:[-*•]\s+|[0-9]{1,2}[.)]\s+)", "", text)
-    for opening, closing in _QUOTES.items():
-        inner = text[len(opening) : -len(closing)]
-        wrapped = len(text) > 2 and text.startswith(opening) and text.endswith(closing)
-        if wrapped and opening not in inner and closing not in inner:
-            return _clean(inner)
-        if closing != "'" and text.endswith(closing) and opening not in text[: -len(closing)]:
-            return _clean(text[: -len(closing)])
-    return text
+def _clean(text: str, opened: str = "") -> str:
+    """Text without what models wrap around it: blanks, a bullet or number, pairs of quotes.
+
+    opened: marks that stood open before the text, such as the quote of `"Revised question: …"`: what closes one of
+    them at the end goes too. A closing mark that nothing opened is the text's own: (0, 1], 72".
+    """
+    while True:
+        text = text.strip()
+        if "\n" not in text:  # the first of several bullets belongs to the text
+            text = re.sub(r"\A(?:[-*•]\s+|[0-9]{1,2}[.)]\s+)", "", text)
+        for opening, closing in _QUOTES.items():
+            inner, number = text[len(opening) : -len(closing)], text.count(closing)
+            wrapped = len(text) > 2 and text.startswith(opening) and opening not in inner and closing not in inner
+            if text.endswith(closing) and wrapped:
+                text = inner
+                break
+            left = number % 2 if opening == closing else number > text.count(opening)
+            if text.endswith(closing) and opening in opened and left:
+                text, opened = text[: -len(closing)], opened.replace(opening, "", 1)
+                break
+        else:
+            return text
+
+
+def _opened(label: re.Match) -> str:
+    """The marks in front of a label that it does not close itself: of `**Evaluation: …` but not `**Evaluation:** …`."""
+    head, start = label[0], label.start()
+    before = re.search(r"[*_#\"'“‘«「`\[]*\Z", label.string[max(0, start - 4) : start])
+    leading = re.match(r"[*_#\"'“‘«「`\[]*", head)
+    marks = (before[0] if before else "") + (leading[0] if leading else "")
+    rest = head[leading.end() :] if leading else head
+    return "".join(opening for opening, closing in _QUOTES.items() if opening in marks and closing not in rest)
 
 
 def _segments(labels: list[re.Match], text: str) -> list[tuple[re.Match, int]]:
@@ -194,7 +212,7 @@ def parse_instructions(text: str) -> list[str]:
     found: dict[str, str] = {}
     for label, end in _segments(list(_INSTRUCTION.finditer(text)), text):
         paragraph = re.split(r"\n[ \t\r]*\n", text[label.end() : end].strip(), maxsplit=1)[0]
-        instruction = _clean(_NEXT_LABEL.sub("", paragraph))
+        instruction = _clean(_NEXT_LABEL.sub("", paragraph), _opened(label))
         if label[1] in ("1", "2") and any(map(str.isalnum, instruction)):
             found.setdefault(label[1], instruction)
     return [found[number] for number in ("1", "2") if number in found]
@@ -210,7 +228,7 @@ def parse_critique(text: str) -> Critique:
     if label := _EVALUATION.search(text):
         rest = text[label.end() :]
         stop = re.search(r"^[ \t*_#]*score\b", rest, re.I | re.M)
-        critique = _clean(rest[: stop.start()] if stop else rest) or None
+        critique = _clean(rest[: stop.start()] if stop else rest, _opened(label)) or None
     score, reason = _parse_score(text)
     return Critique(score, critique, reason)
 
@@ -243,18 +261,18 @@ def parse_rewrite(text: str) -> tuple[str | None, str | None]:
     if not labels:
         return None, "no 'Revised question:'"
     for label, end in _segments(labels, text):
-        rewrite = _clean(_NEXT_LABEL.sub("", text[label.end() : end]))
+        rewrite = _clean(_NEXT_LABEL.sub("", text[label.end() : end]), _opened(label))
         if any(map(str.isalnum, rewrite)):
             return rewrite, None
     return None, "nothing after 'Revised question:'"
 
 
 def parse_verdict(text: str) -> tuple[str | None, str | None]:
-    """(A, B or C, None), or (None, reason): the last non-empty line decides, POIR Table 5.
+    """(A, B or C, None), or (None, reason): the last line that is not empty or mere marks decides, POIR Table 5.
 
     Two different verdicts in that line, or none, give no verdict; what stands on other lines never counts.
     """
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line for line in text.split("\n") if not _EMPTY_LINE.fullmatch(line)]
     verdicts = set(_VERDICT.findall(lines[-1])) if lines else set()
     if len(verdicts) == 1:
         return verdicts.pop(), None
@@ -268,8 +286,8 @@ def parse_verdict(text: str) -> tuple[str | None, str | None]:
 def parse_scores(text: str, margin: float = 0.0) -> tuple[str | None, str | None]:
     """(A, B or C, None), or (None, reason), from two scores on the first non-empty line, Align-Pro C.2.
 
-    The line holds two numbers from 1 to 10 and nothing else. margin: score points; a difference of at most that much
-    is a tie (C).
+    The line holds two numbers from 1 to 10 and nothing else but marks around them. margin: score points; a difference
+    of at most that much is a tie (C).
     """
     line = next((line for line in text.split("\n") if line.strip()), "")
     match = _TWO_SCORES.fullmatch(line)
@@ -283,12 +301,19 @@ def parse_scores(text: str, margin: float = 0.0) -> tuple[str | None, str | None
     return ("A" if first > second else "B"), None
 
 
+def parse_judgement(name: str, text: str, margin: float = 0.0) -> tuple[str | None, str | None]:
+    """(A, B or C, None), or (None, reason), of a judge's text: the template that asked says how it is read.
+
+    name: judge_pairwise (a verdict on the last line) or judge_scores (two scores on the first). ValueError for others.
+    """
+    if name == "judge_scores":
+        return parse_scores(text, margin)
+    if name == "judge_pairwise":
+        return parse_verdict(text)
+    raise ValueError(f"template {name!r} asks for no verdict: wanted judge_pairwise or judge_scores")
+
+
 def cut_at_delimiter(text: str) -> tuple[str, bool]:
     """(rewrite, whether the delimiter was there): the text before the first delimiter line, blanks around it gone."""
     match = _DELIMITER_LINE.search(text)
     return (text[: match.start()] if match else text).strip(), match is not None
-
-
-def without_thought(text: str) -> str:
-    """The text behind the <think>…</think> that a reasoning model opens with; nothing where that never ends."""
-    return _THOUGHT.sub("", text, count=1)

@@ -1,8 +1,18 @@
 """What is asked of a model and what comes back: the request that names a text, its settings, its seed, the text."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from nbutils.experiment import paths
+
+_OPENED = re.compile(r"\s*(?:<(think|thinking|seed:think)>|\[(THINK)\])")
+_CLOSED = re.compile(  # of a thought that the prompt opened: on a line of its own, or before a blank line
+    r"^[ \t]*</think>[ \t]*$|</think>[ \t]*(?=\r?\n[ \t\r]*\n|\Z)", re.M
+)
+_CHANNEL = re.compile(  # of gpt-oss, with its special tokens or with these left out
+    r"\A\s*(?:(?:<\|start\|>)?assistant)?(?:<\|channel\|>(?:analysis|commentary)|analysis(?=[A-Z\"']))"
+)
+_FINAL = re.compile(r"assistant(?:<\|channel\|>)?final(?:<\|message\|>)?|<\|channel\|>final[^<]*<\|message\|>")
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,34 @@ def cut_at(text: str, stop: tuple[str, ...]) -> str:
     """text up to the first stop string, or all of it."""
     places = [text.find(string) for string in stop if string in text]
     return text[: min(places)] if places else text
+
+
+def spoken(text: str) -> str | None:
+    """What a text says behind the thoughts that it opens with; None where a thought never ends.
+
+    A thought stands between <think> and </think> (<thinking>, <seed:think> and [THINK] too), or, where the prompt
+    opened it, before a </think> alone; in gpt-oss's channels it is what comes before the final one.
+    """
+    if _CHANNEL.match(text):
+        final = _FINAL.search(text)
+        return text[final.end() :].removesuffix("<|return|>") if final else None
+    closed = _CLOSED.search(text)
+    start = closed.end() if closed and "<think>" not in text[: closed.start()] else 0
+    while opened := _OPENED.match(text, start):
+        closing = f"</{opened[1]}>" if opened[1] else f"[/{opened[2]}]"
+        end = text.find(closing, opened.end())
+        if end < 0:
+            return None
+        start = end + len(closing)
+    return text[start:].lstrip() if start else text
+
+
+def answered(made: Generation) -> Generation:
+    """made as whoever asked reads it: without what the model thought first; one that only thought has no text."""
+    said = spoken(made.text)
+    if said is None:
+        return replace(made, text="", reason=f"no text: a thought that does not end, {made.num_tokens} tokens")
+    return made if said == made.text else replace(made, text=said)
 
 
 def is_cut(made: Generation, kept: str) -> bool | None:

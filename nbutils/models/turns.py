@@ -7,8 +7,8 @@ first token is `▁Write`. Qwen3's writes an empty thought first. Whoever gives 
 
 from dataclasses import dataclass
 
+from nbutils.models import chat
 from nbutils.models.generate import render
-from nbutils.models.texts import encodable
 
 _ANSWER = "an answer that stands in no prompt"
 _THOUGHT, _THOUGHT_END = "<think>", "</think>"
@@ -48,28 +48,23 @@ def _opening(head: str, before: str) -> str | None:
 
 
 def continued(tokenizer, befores: list[str], texts: list[str]) -> list[list[int]]:
-    """Ids of each text where it follows its `before`, no token across the boundary.
+    """Ids of each text where it follows its `before`, no token across the boundary; both as chat.encode reads them.
 
     Where the tokenizer joins the two, the text gets the ids that it has after another character. Encoded alone, a
     SentencePiece tokenizer would put a blank in front of it.
     """
-    heads = encode(tokenizer, befores)
-    wholes = encode(tokenizer, [before + text for before, text in zip(befores, texts, strict=True)])
+    heads = chat.encode(tokenizer, befores)
+    wholes = chat.encode(tokenizer, [before + text for before, text in zip(befores, texts, strict=True)])
     rows = zip(heads, wholes, texts, strict=True)
     return [whole[len(head) :] if whole[: len(head)] == head else _apart(tokenizer, text) for head, whole, text in rows]
 
 
 def _apart(tokenizer, text: str) -> list[int]:
     for anchor in ("\n", ":", "0", "a"):
-        head, whole = encode(tokenizer, [anchor, anchor + text])
+        head, whole = chat.encode(tokenizer, [anchor, anchor + text])
         if whole[: len(head)] == head:
             return whole[len(head) :]
     raise ValueError(f"tokenizer joins {text[:20]!r} to whatever stands before it: text cannot be told from its prompt")
-
-
-def encode(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of texts as they stand: special tokens only where a text spells them."""
-    return tokenizer([encodable(text) for text in texts], add_special_tokens=False)["input_ids"] if texts else []
 
 
 def decode(tokenizer, ids: list[int]) -> str:

@@ -26,9 +26,9 @@ from transformers import TrainerCallback
 from nbutils.evaluate import arms
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Prompt, read_rows
-from nbutils.models import loading, references, templates
+from nbutils.models import chat, loading, references, templates
 from nbutils.models.devices import Runtime
-from nbutils.models.generate import Conditions
+from nbutils.models.generate import Conditions, render
 from nbutils.models.texts import encodable
 from nbutils.train import training
 from nbutils.train.alignpro_reward import make_reward
@@ -94,6 +94,7 @@ def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Pat
             peft_config=training.lora(settings.lora_rank),
             callbacks=[_KeepSnapshots(work)],
         )
+        _ask_as_generate(trainer, policy, tokenizer)
         logged = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")
     arms.write_arm(folder, settings.policy, template, None)
@@ -117,6 +118,20 @@ def fit(prompts: list[Prompt], policy: str, max_tokens: int, how: str, runtime: 
         if len(ids) <= max_tokens or how == "truncate"
     ]
     return kept, sum(len(ids) > max_tokens for ids in tokens)
+
+
+def _ask_as_generate(trainer, policy: str, tokenizer) -> None:
+    """Rollouts read the prompt ids that generate feeds the model, and end where it ends: TRL's own know neither a
+    template that refuses a system message, nor the step's day, nor the token by which a template ends an answer."""
+
+    def ids(prompts: list) -> tuple[list, None, dict]:
+        return chat.encode(tokenizer, [render(policy, tokenizer, prompt) for prompt in prompts]), None, {}
+
+    trainer._tokenize_prompts = ids  # TRL's private one; it returns images and their fields too
+    end = chat.turn_end(policy, tokenizer)
+    if end is not None and end not in trainer.eos_token_ids:
+        trainer.eos_token_ids.append(end)
+        trainer.generation_config.eos_token_id = trainer.eos_token_ids
 
 
 def _classes(algorithm: str):

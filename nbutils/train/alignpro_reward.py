@@ -12,7 +12,7 @@ from nbutils.analyse import changes
 from nbutils.evaluate import arms
 from nbutils.models import scoring
 from nbutils.models.generate import Conditions
-from nbutils.models.texts import Sampling
+from nbutils.models.texts import Sampling, spoken
 from nbutils.train import training
 from nbutils.train.alignpro_settings import Models, Settings
 
@@ -27,7 +27,7 @@ def make_reward(models: Models, settings: Settings, given: Conditions, work: Pat
     asking = _Asking(models, settings, given, work)
 
     def reward(completions, completion_ids, x, trainer_state, log_metric, **_):
-        texts = [turns[0]["content"] for turns in completions]
+        texts = [spoken(turns[0]["content"]) for turns in completions]
         if settings.policy == "responder":
             scores = asking.scores(x, texts)
         else:
@@ -61,13 +61,19 @@ class _Asking:
         except FloatingPointError as error:
             raise FloatingPointError(training.stopped(str(error), self.work)) from None
 
-    def scores_of_rewrites(self, x: list[str], texts: list[str], step: int, log_metric) -> list[float | None]:
-        """The mean score of num_responses responses to each rewrite; logs how many rewrites are odd."""
+    def scores_of_rewrites(self, x: list[str], texts: list[str | None], step: int, log_metric) -> list[float | None]:
+        """The mean score of num_responses responses to each rewrite; logs how many rewrites are odd.
+
+        A text of None, a thought that did not end, is no rewrite: nobody answers it and it has no score.
+        """
         number = self.settings.num_responses
-        rewrites = [arms.clean_rewrite(text) for text in texts]
+        rewrites = [arms.clean_rewrite(text or "") for text in texts]
         asked = [prompt for prompt in x for _ in range(number)]
         sent = [arms.sent(*pair) for pair in zip(rewrites, x, strict=True) for _ in range(number)]
-        responses = self.responses(sent, list(range(step * len(sent), (step + 1) * len(sent))))
+        known = [place for place in range(len(sent)) if texts[place // number] is not None]
+        made = self.responses([sent[place] for place in known], [step * len(sent) + place for place in known])
+        found = dict(zip(known, made, strict=True))
+        responses = [found.get(place) for place in range(len(sent))]
         _log_odd(log_metric, x, rewrites, responses[::number])
         return scoring.means(self.scores(asked, responses), number)
 

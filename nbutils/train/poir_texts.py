@@ -18,8 +18,9 @@ Departure from TRL 1.16: the token ids are made here, so that training sees what
 from nbutils.data.pairs import PreferencePair
 from nbutils.evaluate import arms
 from nbutils.experiment.records import Pair
-from nbutils.models import templates
-from nbutils.models.turns import Turn, continued, decode, encode, turn_of
+from nbutils.models import chat, templates
+from nbutils.models.texts import spoken
+from nbutils.models.turns import Turn, continued, decode, turn_of
 
 TARGETS = ("poir", "dpo_awi", "sft", "dpo_awo")
 
@@ -102,9 +103,10 @@ def tokenize(rows: list[dict], target: str, tokenizer, policy: str) -> list[dict
     for opening in dict.fromkeys(turn.opening for turn in turns):
         _check_opening(policy, tokenizer, opening)
     heads = [turn.head for turn in turns]
-    made: list[dict] = [{"prompt_ids": ids} for ids in encode(tokenizer, heads)]
+    made: list[dict] = [{"prompt_ids": ids} for ids in chat.encode(tokenizer, heads)]
     for side in ("completion",) if target == "sft" else ("chosen", "rejected"):
-        parts = [_parts(row[side][0]["content"], each, target) for row, each in zip(rows, turns, strict=True)]
+        texts = [chat.marked(tokenizer, row[side][0]["content"]) for row in rows]
+        parts = [_parts(text, each, target) for text, each in zip(texts, turns, strict=True)]
         first = continued(tokenizer, heads, [rewrite for rewrite, _ in parts])
         middles = [head + rewrite for head, (rewrite, _) in zip(heads, parts, strict=True)]
         second = continued(tokenizer, middles, [response for _, response in parts])
@@ -122,7 +124,7 @@ def _parts(text: str, around: Turn, target: str) -> tuple[str, str]:
     if target != "dpo_awo":
         rewrite, delimiter, response = text.partition(templates.DELIMITER)
         return opening + rewrite + delimiter, response + around.closing if target == "poir" else ""
-    if opening.strip() and templates.without_thought(text) != text:  # a thought of its own stands for the empty one
+    if opening.strip() and spoken(text) != text:  # a thought of its own stands for the empty one
         opening = ""
     return "", opening + text.strip() + around.closing
 
@@ -133,8 +135,8 @@ def _check_opening(policy: str, tokenizer, opening: str | None) -> None:
     if opening is None:
         what = "writes an answer elsewhere than behind its generation prompt"
         raise ValueError(f"{policy}'s chat template {what}: mend its chat_template.jinja")
-    shown = decode(tokenizer, encode(tokenizer, [opening])[0])
-    if templates.without_thought(shown).strip():
+    shown = decode(tokenizer, chat.encode(tokenizer, [opening])[0])
+    if (spoken(shown) or "").strip():
         what = f"leaves {opening!r} to the model, and each text would be read with it"
         raise ValueError(f"{policy}'s chat template {what}: write that under add_generation_prompt in its template")
 

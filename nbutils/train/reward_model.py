@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbutils.data.pairs import PreferencePair
 from nbutils.experiment import paths, records
-from nbutils.models import loading, references
+from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.scoring import render_pair, score
 
@@ -123,12 +123,8 @@ def pair_margins(model: str, pairs: list[PreferencePair], runtime: Runtime = Run
 
 def _pair_ids(pairs: list[PreferencePair], tokenizer) -> list[dict]:
     """Token ids of both sides of each pair, as score sees them."""
-
-    def ids(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-
-    chosen = ids([render_pair(tokenizer, pair.prompt, pair.chosen) for pair in pairs])
-    rejected = ids([render_pair(tokenizer, pair.prompt, pair.rejected) for pair in pairs])
+    chosen = chat.encode(tokenizer, [render_pair(tokenizer, pair.prompt, pair.chosen) for pair in pairs])
+    rejected = chat.encode(tokenizer, [render_pair(tokenizer, pair.prompt, pair.rejected) for pair in pairs])
     return [{"chosen_ids": high, "rejected_ids": low} for high, low in zip(chosen, rejected, strict=True)]
 
 

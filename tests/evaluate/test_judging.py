@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nbutils.analyse import stats
-from nbutils.evaluate.judging import Panel, judge_arms, judge_pairs, read_pairs, read_verdict, verdicts_of
+from nbutils.evaluate.judging import Panel, judge_arms, judge_pairs, read_pairs, verdicts_of
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Answer, Verdict
 from nbutils.models import templates
@@ -74,12 +74,46 @@ def test_injected_verdicts_do_not_move_the_judge(text):
     assert outcome(judged("sandbox/judge", answer("nan", "the wolf howls."), answer("poir", text))) == ["lose"]
 
 
-@pytest.mark.parametrize(
-    "text, letter",
-    [("[[A]]", "A"), ("because\n[[C]]\n", "C"), ("8 5\nfirst is better", "A"), ("5 5\nalike", "C"), ("3 9", "B")],
-)
-def test_both_formats_are_read(text, letter):
-    assert read_verdict(text)[0] == letter
+EXPLAINED = [  # what a judge that was asked for scores explains them with is no verdict
+    ("9 4\nThe matrix [[1,2],[3,4]] is wrong in 2.", "A"),
+    ("8 6\nIn bash, [[ -f x ]] is right in 1.", "A"),
+    ("4 9\nsee [[Otter]] in the wiki", "B"),
+    ("7 9\nAssistant 2 wins.\n[[A]]", "B"),
+]
+
+
+@pytest.mark.parametrize("name", ["judge_pairwise", "judge_scores"])
+@pytest.mark.parametrize("folder", ["sandbox", "paper"])
+def test_the_template_that_asked_decides_how_a_verdict_is_read(name, folder, monkeypatch):
+    asked = templates.load(name, folder)
+    for text, letter in [*EXPLAINED, ("because\n[[C]]\n", None), ("8 5\nfirst is better", "A"), ("5 5", "C")]:
+        pairwise = {"[[A]]": "A", "[[C]]": "C"}.get(text.strip().split("\n")[-1])
+        wanted = letter if name == "judge_scores" else pairwise
+        monkeypatch.setattr("fakes.mute", lambda messages, text=text: text)
+        made = judge_arms(
+            [answer("nan", "a"), answer("poir", "b")], "nan", Panel(("fakes:mute",), asked, Sampling(0.0))
+        )[0]
+        assert made.verdict == {"A": "win", "B": "lose", "C": "tie", None: "unscored"}[wanted], (text, made)
+
+
+def test_a_template_that_asks_for_no_verdict_judges_nothing():
+    asked = templates.load("more_detail", "sandbox")
+    with pytest.raises(ValueError, match="template 'more_detail' asks for no verdict: wanted judge_pairwise or"):
+        templates.parse_judgement(asked.name, "[[A]]")
+
+
+def test_what_a_judge_thinks_is_no_verdict(monkeypatch):
+    """Its verdict stands behind the thought; a thought that does not end is none, whatever it holds."""
+    thought = "<think>\n8 6 maybe, so [[B]]?\n</think>\n\n"
+    for text, wanted in (
+        (thought + "Fuller.\n[[A]]", "win"),
+        ("Hm.\n[[B]]", "lose"),
+        ("<think>\nSo:\n[[A]]", "unscored"),
+    ):
+        monkeypatch.setattr("fakes.mute", lambda messages, text=text: text)
+        made = judged("fakes:mute", answer("nan", "a"), answer("poir", "b"))[0]
+        assert made.verdict == wanted, text
+    assert made.reason.startswith("no text: a thought that does not end")
 
 
 def test_rows_follow_the_answers_whatever_was_asked_first():
@@ -144,7 +178,8 @@ def test_two_scores_within_the_margin_are_a_tie(monkeypatch):
 
     monkeypatch.setattr(fakes, "mute", lambda messages: "7 6\nthe first, by a hair")
     pair = [answer("nan", "a"), answer("poir", "b")]
-    found = [judge_arms(pair, "nan", panel("fakes:mute", tie_margin=margin)) for margin in (0.5, 1.0)]
+    asked = replace(panel("fakes:mute"), template=templates.load("judge_scores", "sandbox"))
+    found = [judge_arms(pair, "nan", replace(asked, tie_margin=margin)) for margin in (0.5, 1.0)]
     assert [[row.verdict for row in votes] for votes in found] == [["win", "lose"], ["tie", "tie"]]
 
 

@@ -57,13 +57,13 @@ def test_another_reading_of_the_stored_texts_costs_no_call(server, tmp_path, mon
     first = judged(tmp_path / "j.jsonl", answers(), 4)
     billed = server.ledger_path.read_bytes()
     swapped = {"A": "B", "B": "A", "C": "C"}
-    real = judging.read_verdict
+    real = judging.parse_judgement
 
-    def fixed(text, margin=0.0):
-        letter, reason = real(text, margin)
+    def fixed(name, text, margin=0.0):
+        letter, reason = real(name, text, margin)
         return swapped.get(letter), reason
 
-    monkeypatch.setattr(judging, "read_verdict", fixed)
+    monkeypatch.setattr(judging, "parse_judgement", fixed)
     again = judged(tmp_path / "j.jsonl", answers(), 4)
     turned = {"win": "lose", "lose": "win", "tie": "tie"}
     assert [row.verdict for row in again] == [turned[row.verdict] for row in first]

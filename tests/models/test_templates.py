@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 from nbutils.evaluate import arms
 from nbutils.experiment import paths
 from nbutils.models import templates
+from nbutils.models.texts import spoken
 
 PAPER = paths.project_root() / "params" / "templates" / "paper"
 TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates, U+0085, U+2028, NUL included
@@ -196,6 +197,8 @@ def test_parse_critique_score(text, score):
         ("Score: 5", None),
         ("Score: 5\nEvaluation:", None),
         ("Score: 9\nEvaluation: Kept though unscored.", "Kept though unscored."),
+        ("Score: 2\nEvaluation: It must hold on (0, 1]", "It must hold on (0, 1]"),
+        ("Score: 2\n**Evaluation: Add dates.**", "Add dates."),
     ],
 )
 def test_parse_critique_text(text, critique):
@@ -218,6 +221,7 @@ def test_parse_critique_text(text, critique):
         ("Generated Instruction 1: ...\nGenerated Instruction 3: c", []),
         ('Generated Instruction 1: Say "yes" and "no"', ['Say "yes" and "no"']),
         ("Generated Instruction 1: 列出三种水果", ["列出三种水果"]),
+        ("Generated Instruction 1: Find a, b in (0, 1]", ["Find a, b in (0, 1]"]),
         ("1. a\n2. b", []),
         ("", []),
     ],
@@ -244,6 +248,18 @@ def test_parse_instructions(text, instructions):
         ("Revised question: Why?\n**Explanation:** because", "Why?"),
         ("Revised question: Complete: my fear is ____", "Complete: my fear is ____"),
         ('Here is the "Revised question":\nRevised question: Why?', "Why?"),
+        ("Revised question: Integrate x^2 over (0, 1]", "Integrate x^2 over (0, 1]"),
+        ('Revised question: How tall is 72"', 'How tall is 72"'),
+        ("Revised question: What is 2**", "What is 2**"),
+        ("Revised question: What does this print: `ls`", "What does this print: `ls`"),
+        ("Revised question: Where does the string end: x`", "Where does the string end: x`"),
+        ("**Revised question:** What is 2**", "What is 2**"),
+        ("**Revised question: What is 2?**", "What is 2?"),
+        ("[Revised question: Is x in (0, 1]]", "Is x in (0, 1]"),
+        ("[Revised question: Is x in [0, 1]]", "Is x in [0, 1]"),
+        ('"Revised question: Say "yes" and "no""', 'Say "yes" and "no"'),
+        ("\u201cRevised question: Why?\u201d", "Why?"),
+        ("Revised question: \u201cHe said \u00abyes\u00bb\u201d", "He said \u00abyes\u00bb"),
         ("Revised question:", None),
         ('Revised question: ""', None),
         ("What is x?", None),
@@ -266,6 +282,12 @@ def test_parse_rewrite(text, rewrite):
         ("[[A]] yes, [[A]]", "A"),
         ("[[A]] or [[B]]", None),
         ("[[A]]\nThat is all.", None),
+        ("```\n[[A]]\n```", "A"),
+        ("[[B]]\n\n---", "B"),
+        ("[[C]]\n\u200b", "C"),
+        ("[[A]]\n</answer>", None),
+        ("---\n```", None),
+        ("9 4\n[[1,2],[3,4]]", None),
         ("[A]", None),
         ("[[a]]", None),
         ("[[D]]", None),
@@ -323,6 +345,19 @@ def test_the_last_line_that_is_not_empty_decides(before, after):
         ("\n8, 8\n", 0, "C"),
         ("**10 1**", 0, "A"),
         ("8/10 7/10", 0, "A"),
+        ("8.5/10, 7/10", 0, "A"),
+        ("**6** **8**", 0, "B"),
+        ("8, 6.", 0, "A"),
+        ("6 and 8", 0, "B"),
+        ("[8, 6]", 0, "A"),
+        ("(6 | 8)", 0, "B"),
+        ("`8 6`", 0, "A"),
+        ("9 4\nThe matrix [[1,2],[3,4]] is wrong in 2.", 0, "A"),
+        ("7 9\nAssistant 2 wins.\n[[A]]", 0, "B"),
+        ("8,5 7", 0, None),
+        ("8\n6", 0, None),
+        ("8and6", 0, None),
+        ("10 0", 0, None),
         ("11 3", 0, None),
         ("8 0", 0, None),
         ("8", 0, None),
@@ -371,7 +406,7 @@ def test_cut_at_delimiter(text, rewrite, found):
     ],
 )
 def test_a_thought_is_no_part_of_a_rewrite(text, behind):
-    assert templates.without_thought(text) == behind
+    assert (spoken(text) or "").strip() == behind.strip()
     assert arms.clean_rewrite(text) == behind.strip()
 
 
@@ -418,7 +453,15 @@ def test_parsers_never_raise_and_always_explain(text):
         assert (verdict in ("A", "B", "C")) != bool(why)
     rewrite, found = templates.cut_at_delimiter(text)
     assert rewrite in text and (found or rewrite == text.strip())
-    assert text.endswith(templates.without_thought(text))
+    assert text.endswith(spoken(text) or "")
+
+
+@pytest.mark.parametrize("mark", ["]", "\u201d", "\u00bb", "\u300d", '"', "`", "**", "'", "[", "- ", "1. ", "``", "[]"])
+def test_any_number_of_marks_is_read(mark):
+    for around in ("what is it" + mark * 3000, mark * 3000 + "what is it", mark * 3000 + "what is it" + mark * 3000):
+        assert "what is it" in (templates.parse_rewrite(f"Revised question: {around}")[0] or "")
+        assert "what is it" in (templates.parse_critique(f"Score: 3\nEvaluation: {around}").critique or "")
+        assert "what is it" in templates.parse_instructions(f"Generated Instruction 1: {around}")[0]
 
 
 def test_parsers_are_fast_on_a_megabyte():
@@ -428,6 +471,6 @@ def test_parsers_are_fast_on_a_megabyte():
             templates.parse_instructions,
             templates.parse_rewrite,
             templates.parse_scores,
-            templates.without_thought,
+            spoken,
         ):
             parse(text)

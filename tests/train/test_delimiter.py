@@ -15,8 +15,8 @@ from nbutils.evaluate import arms
 from nbutils.models import generate
 from nbutils.models.generate import render
 from nbutils.models.likelihood import written_ids
-from nbutils.models.templates import DELIMITER, without_thought
-from nbutils.models.texts import Sampling, cut_at
+from nbutils.models.templates import DELIMITER
+from nbutils.models.texts import Sampling, cut_at, spoken
 from nbutils.models.turns import Turn, continued, turn_of
 from nbutils.train import poir_texts
 
@@ -149,7 +149,7 @@ def test_training_ids_are_those_that_inference_meets(tokenizer):
         ids, split = row["chosen_ids"], row["chosen_split"]
         prefix = prefixes.setdefault(rewrite, ids[:split])
         assert ids[:split] == prefix, (rewrite, response)
-        written = without_thought(tokenizer.decode(ids, skip_special_tokens=True))
+        written = spoken(tokenizer.decode(ids, skip_special_tokens=True)) or ""
         assert written.strip() == poir_texts.join(rewrite, response), (rewrite, response)
         assert cut_at(written, (DELIMITER,)).strip() == arms.clean_rewrite(written) == rewrite
         made_of = generate._decode(tokenizer, NET, ids[:split], Sampling(stop=(DELIMITER,)))

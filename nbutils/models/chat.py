@@ -1,0 +1,159 @@
+"""Messages as a chat template writes them, and their token ids: the template is read as tokens, content as text.
+
+A template steers a model by control tokens such as <end_of_turn>. A content that spells one means the letters: nobody
+ends a turn, or begins the judge's answer, by writing so. In a written text each control string of the content carries
+a mark behind its first letter; `encode` takes the marks out and reads what is around them as letters. A text without
+such strings has no mark and the ids that it always had.
+"""
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from nbutils.experiment import days
+from nbutils.models.texts import encodable, without_system
+
+_MARK, _TOKEN = "\ufdd0", "\ufdd1"  # noncharacters, which no text should hold; U+FFFD stands for those that it does
+_THOUGHT = ("<think>", "</think>")  # a model's own words
+_ANSWER = "an answer that stands in no prompt"
+
+
+def write(model: str, tokenizer, messages: list[dict], answered: bool = False) -> str:
+    """The whole text that the chat template makes of messages, for `encode`; model names it in errors.
+
+    answered: the last message is the model's, and it is not asked for one. Where the template refuses a system message
+    (Gemma's does, and Mistral's first), its text opens the user's turn. ValueError, in one line, where there is no
+    template, where it refuses the messages or leaves one of them out.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
+    turns = [message | {"content": marked(tokenizer, message["content"])} for message in messages]
+    _settle_day(tokenizer)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered)
+    except TemplateError as error:
+        if messages[0]["role"] != "system" or len(messages) < 2:
+            raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
+        return write(model, tokenizer, without_system(messages), answered)
+    return encodable(text)
+
+
+def _settle_day(tokenizer) -> None:
+    """The template's strftime_now tells the step's day. transformers compiles a template once and hands it no functions
+    but its own; tests/models/test_chat.py fails if it comes to do otherwise."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        _compile_jinja_template(template).globals["strftime_now"] = days.strftime
+
+
+def check_written(model: str, tokenizer, text: str, messages: list[dict]) -> str:
+    """text, if it holds every message's content, blanks around it apart. ValueError, in one line, if not.
+
+    Templates for pictures loop over the parts of a content and make nothing of a plain text.
+    """
+    for message in messages:
+        if marked(tokenizer, message["content"]).strip() not in text:
+            raise ValueError(
+                f"{model}'s chat template leaves out what the {message['role']} says: wanted one that writes each "
+                "message's content as text: correct chat_template.jinja in its folder"
+            )
+    return text
+
+
+def marked(tokenizer, text: str) -> str:
+    """A content with a mark in each control string, so that `encode` reads it as letters."""
+    plain = encodable(text).replace(_MARK, "\ufffd").replace(_TOKEN, "\ufffd")
+    return _controls_of(tokenizer).strings.sub(lambda found: f"{found[0][0]}{_MARK}{found[0][1:]}", plain)
+
+
+def encode(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of written texts: special tokens only where a chat template wrote them."""
+    if not texts:
+        return []
+    found = tokenizer([encodable(text).replace(_MARK, "") for text in texts], add_special_tokens=False)["input_ids"]
+    return [_with_letters(tokenizer, text) if _MARK in text else ids for text, ids in zip(texts, found, strict=True)]
+
+
+def turn_end(model: str, tokenizer) -> int | None:
+    """The token by which the chat template ends an answer; None where there is no template or no such token."""
+    asked = [{"role": "user", "content": "a prompt"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        _, found, closing = write(model, tokenizer, asked, answered=True).rpartition(_ANSWER)
+    except ValueError:
+        return None
+    ids = encode(tokenizer, [closing])[0] if found else []
+    first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
+    return first if first in _controls_of(tokenizer).ids - {tokenizer.unk_token_id} else None
+
+
+@dataclass(frozen=True)
+class _Controls:
+    """The tokens of a tokenizer by which it is steered. strings: finds those that a content may not hold as tokens;
+    every: finds those too that a model writes itself; ids: of `strings`; reader, twins: see _reader."""
+
+    strings: re.Pattern
+    every: re.Pattern
+    ids: frozenset[int]
+    reader: Any
+    twins: dict[int, int]
+
+
+def _controls_of(tokenizer) -> _Controls:
+    return _controls(tokenizer, str(tokenizer.chat_template or ""), len(tokenizer))
+
+
+@functools.lru_cache(maxsize=16)
+def _controls(tokenizer, template: str, size: int) -> _Controls:
+    """template, size: what else they depend on, where a tokenizer is changed."""
+    known = {number: token for number, token in tokenizer.added_tokens_decoder.items() if _steers(token, template)}
+    barred = {number: token for number, token in known.items() if token.content not in _THOUGHT}
+    reader, twins = _reader(tokenizer, known) if getattr(tokenizer, "is_fast", False) else (None, {})
+    return _Controls(_any_of(barred), _any_of(known), frozenset(barred), reader, twins)
+
+
+def _steers(token, template: str) -> bool:
+    """Special, or written by the template like a special one: ChatML's tokens often are not called so."""
+    written = token.content in template and re.fullmatch(r"[<\[]\S+[>\]]", token.content)
+    return len(token.content.strip()) > 1 and bool(token.special or written)
+
+
+def _any_of(tokens: dict) -> re.Pattern:
+    """Finds their strings, the longest first; nothing where there is none."""
+    longest = sorted((token.content for token in tokens.values()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest)) or r"(?!)")
+
+
+def _reader(tokenizer, known: dict):
+    """(a copy of the tokenizer that reads control strings as letters, {id of a twin: the token that it stands for}).
+
+    A token's twin is its string behind _TOKEN. The copy splits a text at twins as the tokenizer does at tokens, so that
+    all other text has the ids that it has there.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    reader = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    reader.no_truncation()
+    reader.no_padding()
+    flags = {number: {"lstrip": token.lstrip, "rstrip": token.rstrip} for number, token in known.items()}
+    reader.add_special_tokens([AddedToken(token.content, normalized=token.normalized) for token in known.values()])
+    reader.add_tokens(
+        [AddedToken(_TOKEN + token.content, normalized=False, **flags[number]) for number, token in known.items()]
+    )
+    reader.encode_special_tokens = True
+    return reader, {reader.token_to_id(_TOKEN + token.content): number for number, token in known.items()}
+
+
+def _with_letters(tokenizer, text: str) -> list[int]:
+    """Token ids of a text with marks. A vocabulary in which the string itself is a piece gets a blank in it."""
+    controls = _controls_of(tokenizer)
+    if controls.reader is not None:
+        twinned = controls.every.sub(lambda found: _TOKEN + found[0], encodable(text)).replace(_MARK, "")
+        ids = controls.reader.encode(twinned, add_special_tokens=False).ids
+        if not (controls.ids - {tokenizer.unk_token_id}) & set(ids):
+            return [controls.twins.get(number, number) for number in ids]
+    return tokenizer(encodable(text).replace(_MARK, " "), add_special_tokens=False)["input_ids"]
