@@ -5,6 +5,7 @@ repository. Nothing here trains. torch and transformers are imported when a mode
 """
 
 import functools
+import re
 from dataclasses import replace
 
 from nbutils.models import folders, hub, references
@@ -89,12 +90,19 @@ def load_reward(ref: str, runtime: Runtime = Runtime()):
 
 def _read(auto, ref: str, tokenizer, runtime: Runtime, more: dict | None = None) -> tuple:
     """(model with its adapter merged in, what of it was in no file: a line, or empty). auto: one of transformers'."""
+    from transformers.utils import logging
+
     on = references.base(ref)
     source = on or ref
     target = source if on and "/" not in on else resolve(source)
     known = load_kwargs(source if "/" in target else ref, runtime) | (more or {})
     told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = _explained(source, auto.from_pretrained, target, **known, **told)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of what was in no file comes before the adapter; ours after it
+    try:
+        model, info = _explained(source, auto.from_pretrained, target, **known, **told)
+    finally:
+        logging.set_verbosity(level)
     other = {name: f"{name} is {tuple(got)}, not {tuple(wanted)}" for name, got, wanted in info["mismatched_keys"]}
     left = set(info["missing_keys"]) & {name for name, _ in model.named_parameters()}
     if on:
@@ -124,7 +132,8 @@ def _merged(model, ref: str, tokenizer) -> tuple:
     adapted = _explained(ref, PeftModel.from_pretrained, model, _source(ref))
     found = references.folder(ref)
     held = set(folders.tensors(found)) if found else set()
-    without = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - held
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    without = {name for name in wanted if re.search(r"\.lora_[AB]\.|^(?!.*lora_)", name)} - held
     start = "base_model.model."
     return (
         adapted.merge_and_unload(),

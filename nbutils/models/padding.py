@@ -30,7 +30,7 @@ def _next_logits(net, ids, mask, by_generate: bool):
 
     was_training = net.training
     net.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # tensors of inference_mode, kept in a buffer, would be of no use to a training
         if by_generate:
             told = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
             logits = net.generate(input_ids=ids, attention_mask=mask, **told).logits[0][0]

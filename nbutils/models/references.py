@@ -196,6 +196,8 @@ def local_files(*refs: str) -> list[Path]:
                 found.append(Path(spec.origin))
         elif kind(ref) == "hub" and hub.commit(target):
             found.append(hub.main(target))
+        if "/" in (on := base(ref)):
+            found += local_files(on)
     return found
 
 
@@ -206,7 +208,12 @@ def _identity(target: str, stamp: tuple) -> str:
 
 def identity(ref: str) -> str:
     """What a request's key says about the model: content hash of a folder, module source hash, a hub id with the commit
-    that is loaded (fetched first, where no file of it is here), else the reference."""
+    that is loaded (fetched first, where no file of it is here), else the reference; an adapter's with its model's."""
+    own, on = _own_identity(ref), base(ref)  # in this order: an adapter on the hub may not be here before
+    return own + (f" on {_own_identity(on) if '/' in on else on}" if on else "")
+
+
+def _own_identity(ref: str) -> str:
     target = resolve(ref)
     if kind(ref) == "local":
         files = sorted(path for path in Path(target).rglob("*") if path.is_file())

@@ -43,13 +43,13 @@ def score(
     backend = _score_callable if references.kind(model) == "callable" else _score_classifier
     with Bar(len(keys), label, len(found)) as bar:
         for raw in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():
-            wrong = [value for _, value in raw if value is not None and not math.isfinite(value)]
+            wrong = [value for _, value, _ in raw if value is not None and not math.isfinite(value)]
             if wrong and only_finite:
                 raise FloatingPointError(f"{model} gave a reward of {wrong[0]}")
-            batch = [(pair, finite(value)) for pair, value in raw]
+            batch = {pair: {"reward": finite(value)} | ({"reason": why} if why else {}) for pair, value, why in raw}
             if journal is not None:
-                journal.append_many((keys[pair], {"reward": reward}) for pair, reward in batch)
-            found.update(batch)
+                journal.append_many((keys[pair], scored) for pair, scored in batch.items())
+            found |= {pair: scored["reward"] for pair, scored in batch.items()}
             bar.update(len(batch))
     return [
         None if response is None else found[prompt, response]
@@ -75,7 +75,7 @@ def _score_callable(function: str, pairs: list, found: dict, runtime: Runtime):
     for start in range(0, len(pending), runtime.batch_size):
         batch = pending[start : start + runtime.batch_size]
         values = rewards([prompt for prompt, _ in batch], [response for _, response in batch])
-        yield list(zip(batch, values, strict=True))
+        yield [(pair, value, None) for pair, value in zip(batch, values, strict=True)]
 
 
 def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
@@ -89,7 +89,7 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
     if too_long:
         what = f"{len(too_long)} of {len(pairs)} responses have no reward from {model}"
         tqdm.write(f"{what}: with their prompts they are longer than the {room} tokens that it reads")
-        yield [(pair, None) for pair in too_long]
+        yield [(pair, None, f"{len(ids[pair])} tokens with its prompt, {model} reads {room}") for pair in too_long]
     pairs = [pair for pair in pairs if len(ids[pair]) <= room]
     order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
     batches = cut_batches(order, [len(ids[pair]) for pair in order], runtime)
@@ -100,7 +100,7 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
             return net(**inputs).logits[:, 0].float().tolist()  # (B,)
 
     for batch, values in run_batches([batch for batch in batches if not found.keys() >= set(batch)], forward):
-        yield [(pair, value) for pair, value in zip(batch, values, strict=True) if pair not in found]
+        yield [(pair, value, None) for pair, value in zip(batch, values, strict=True) if pair not in found]
 
 
 def _room(net) -> int:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import tiny_models
@@ -111,3 +112,32 @@ def test_a_cached_adapter_is_merged_into_its_cached_model(cache, models, tmp_pat
     assert texts("me/adapter") == texts(adapter) != texts(models[0])
     number = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"]
     assert references.describe("me/adapter")["num_parameters"] > references.describe(ME)["num_parameters"] + number
+
+
+def test_a_model_that_is_not_here_yet_has_its_commit_before_it_is_asked(models, monkeypatch, tmp_path):
+    """Its configs are fetched first: the first run's answers are known by the same name as the next one's."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "is_offline", lambda: False)
+    monkeypatch.setattr(hub, "trouble", lambda *_: "")
+    fetched = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        fetched.append((hub_id, allow_patterns))
+        tiny_models.cache(tmp_path / "hub", hub_id, OLD, models[0])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert references.identity("me/new") == references.identity("me/new") == f"me/new@{OLD}"
+    assert fetched == [("me/new", ["*config.json"])]
+
+
+def test_an_adapter_is_known_by_its_model_too(cache, models, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    made = get_peft_model(tiny_models.make("llama"), LoraConfig(r=2, target_modules="all-linear"))
+    made.peft_config["default"].base_model_name_or_path = ME
+    adapter = tiny_models.save(tmp_path / "adapter", made)
+    cache(OLD, models[0])
+    before = references.identity(adapter)
+    assert before.endswith(f" on {ME}@{OLD}") and hub.main(ME) in references.local_files(adapter)
+    cache(NEW, models[1])
+    assert references.identity(adapter) == before.replace(OLD, NEW)
