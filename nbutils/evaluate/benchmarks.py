@@ -363,6 +363,7 @@ class Responder:
         from lm_eval.models.huggingface import HFLM
 
         self.net, tokenizer = loading.load_causal(model, runtime)
+        runtime = loading.runtime_of(model, runtime)
         self.lm = HFLM(pretrained=self.net, tokenizer=tokenizer, batch_size=runtime.batch_size)
         self.write = self.lm.generate_until
         self.lm._loglikelihood_tokens, self.lm.generate_until = self.log_likelihoods, self.texts

@@ -85,6 +85,7 @@ def _generate_local(model, unique, answers, sampling, runtime, journal, note):
     """Yield batches of (key, Generation). Batches are cut from the whole list, known or not: a resumed run meets
     the same batches as an undisturbed one."""
     net, tokenizer = loading.load_causal(model, runtime)
+    runtime = loading.runtime_of(model, runtime)
     texts = {key: render(model, tokenizer, request["messages"]) for key, request in unique.items()}
     lengths = {key: len(ids) for key, ids in zip(texts, chat.encode(tokenizer, [*texts.values()]), strict=True)}
     room = (getattr(net.config, "max_position_embeddings", None) or 10**9) - sampling.max_new_tokens

@@ -1,8 +1,11 @@
 """The Hugging Face hub, asked one short question before anything is loaded: is it there, and may we have it?
 
-Its own client asks again and again for a minute where a name is mistyped or the network is gone.
+Its own client asks again and again for a minute where a name is mistyped or the network is gone. And which commit of a
+model is in the cache: that one is loaded, whatever the hub has by now, until somebody downloads another.
 """
 
+import contextlib
+import functools
 import os
 import ssl
 import urllib.error
@@ -17,12 +20,50 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def is_cached(hub_id: str, kind: str = "models") -> bool:
-    """Whether any of a repository is in the hub's cache on this machine. kind: models | datasets."""
+def _cache(hub_id: str, kind: str) -> Path:
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}--{hub_id.replace('/', '--')}"
-    return any((folder / "snapshots").glob("*/*"))
+    return Path(constants.HF_HUB_CACHE) / f"{kind}--{hub_id.replace('/', '--')}"
+
+
+def is_cached(hub_id: str, kind: str = "models") -> bool:
+    """Whether any of a repository is in the hub's cache on this machine. kind: models | datasets."""
+    return any((_cache(hub_id, kind) / "snapshots").glob("*/*"))
+
+
+def main(hub_id: str) -> Path:
+    """The file in the cache that holds the commit of a model's main branch."""
+    return _cache(hub_id, "models") / "refs" / "main"
+
+
+def snapshot(hub_id: str) -> Path | None:
+    """The folder in the cache that holds what has been fetched of a model; None where there is none."""
+    if not main(hub_id).is_file():
+        return None
+    found = _cache(hub_id, "models") / "snapshots" / main(hub_id).read_text("utf-8").strip()
+    return found if found.is_dir() else None
+
+
+def commit(hub_id: str) -> str:
+    """The commit of a model that this process loads, the same all through it; "" where none can be known.
+
+    It is the cache's. Where nothing of the model is here, its configs are fetched, which puts its newest commit there.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not is_cached(hub_id) and not trouble(hub_id):
+        with contextlib.suppress(OSError, HfHubHTTPError):  # loading says why
+            huggingface_hub.snapshot_download(hub_id, allow_patterns=["*config.json"])
+    try:
+        return _first_commit(main(hub_id))
+    except FileNotFoundError:
+        return ""
+
+
+@functools.cache  # what is not there raises, and is looked for again
+def _first_commit(file: Path) -> str:
+    return file.read_text("utf-8").strip()
 
 
 def trouble(hub_id: str, kind: str = "models") -> str:

@@ -63,18 +63,23 @@ def written_ids(tokenizer, turns: list[Turn], texts: list[str]) -> list[list[int
 
 
 def _forward(net, tokenizer, rows: list[tuple], sampling: Sampling) -> list[float]:
-    """Rows are padded on the left: the texts stand at the end, and only their logits are made."""
+    """Rows are padded on the right, where no position depends on it: some models count padding in front as text."""
     import torch
 
     inputs = tokenizer.pad(
-        {"input_ids": [[*row[0], *row[1]] for row in rows]}, padding_side="left", return_tensors="pt"
+        {"input_ids": [[*row[0], *row[1]] for row in rows]}, padding_side="right", return_tensors="pt"
     )
     inputs = inputs.to(net.device)
-    longest = max(len(row[1]) for row in rows)
+    width = inputs["input_ids"].shape[1]
+    wanted = {"logits_to_keep": width - min(len(row[0]) for row in rows) + 1}  # from the first text's first token on
     with torch.inference_mode():
-        kept = {"logits_to_keep": longest + 1}
-        logits = net(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **kept).logits
-    return [_sum(logits[i], row[1], row[2], _ends(net), sampling) for i, row in enumerate(rows)]
+        logits = net(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **wanted).logits
+    left_out = width - logits.shape[1]  # columns; a model that takes no such wish makes all
+    found = []
+    for row, made in zip(rows, logits, strict=True):
+        first = len(row[0]) - 1 - left_out
+        found.append(_sum(made[first : first + len(row[1]) + 1], row[1], row[2], _ends(net), sampling))
+    return found
 
 
 def _ends(net) -> list[int]:
@@ -83,10 +88,10 @@ def _ends(net) -> list[int]:
 
 
 def _sum(logits, text: tuple, finished: bool, ends: list[int], sampling: Sampling) -> float:
-    """Σ_t log π(token_t), and log π(end) where finished; logits: (longest + 1, V), its last rows."""
+    """Σ_t log π(token_t), and log π(end) where finished; logits: (len(text) + 1, V)."""
     import torch
 
-    scores = filter_scores(logits[-len(text) - 1 :].float() / sampling.temperature, sampling)
+    scores = filter_scores(logits.float() / sampling.temperature, sampling)
     logps = torch.log_softmax(scores, dim=-1)  # (len(text) + 1, V)
     total = logps[:-1].gather(1, torch.tensor(text, device=logps.device, dtype=torch.int64)[:, None]).double().sum()
     if finished:

@@ -1,7 +1,8 @@
 """What the one string that names a model means: sandbox/<name>, a hub id, a local folder, api:<model>[@<server>], or
 <module>:<function>; what it is known by in keys and manifests, how large it is, and whether it can be used.
 
-Nothing here loads weights, fetches anything or imports torch.
+Nothing here loads weights or imports torch; nothing is fetched but the configs of a hub model that is not here yet,
+whose commit is part of what it is known by.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import re
 import sys
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbutils.experiment import paths
+from nbutils.models import folders, hub
 
 SANDBOX = {
     "prompter": "weights/base",
@@ -137,44 +138,60 @@ def kind(ref: str) -> str:
 def check(ref: str, task: str = "causal") -> None:
     """Raise one clear line (ValueError, FileNotFoundError) if ref can't be used for task; loads and fetches nothing.
 
-    task: causal (needs a chat template) | reward (needs a sequence-classification head) | weights (needs neither).
+    task: causal (writes: needs a chat template) | trained (causal, and whole: no adapter) | reward (needs a
+    sequence-classification head of one output, in its weights) | reward base (whole, with a chat template and any head)
+    | weights (needs none of these). A hub model is checked as far as it is in the cache.
     """
     target = resolve(ref)
+    if task in ("trained", "reward base") and kind(ref) not in ("local", "hub"):
+        raise ValueError(f"{ref!r} has no weights to train: wanted a hub id or a model folder")
     if kind(ref) == "callable":
         load_callable(target)
     elif kind(ref) == "local":
-        _check_folder(Path(target), task)
+        folders.check(Path(target), task)
+    elif (cached := folder(ref)) and _is_whole(cached):
+        folders.check(cached, task)
+    if on := base(ref):
+        _check_base(ref, on)
 
 
-def _check_folder(folder: Path, task: str) -> None:
-    names = {path.name for path in folder.iterdir()}
-    adapter = "adapter_config.json" in names
-    if not adapter and "config.json" not in names:
-        raise FileNotFoundError(f"{folder} has no config.json or adapter_config.json: it is not a model folder")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise FileNotFoundError(f"{folder} has no safetensors weights: convert them, pickled weights are refused")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
-        raise FileNotFoundError(f"{folder} has no tokenizer: save it there with tokenizer.save_pretrained")
-    if task == "causal" and not _has_chat_template(folder):
-        raise ValueError(f"{folder} has no chat template: add chat_template.jinja to the folder")
-    if task == "reward" and not adapter:
-        heads = json.loads((folder / "config.json").read_text("utf-8")).get("architectures") or []
-        if not any(head.endswith("ForSequenceClassification") for head in heads):
-            raise ValueError(
-                f"{folder} is a {', '.join(heads) or 'headless model'}: a reward model needs a "
-                "ForSequenceClassification head"
-            )
+def _is_whole(cached: Path) -> bool:
+    """Whether all files that the weights need are in a cached snapshot: what is not will be fetched."""
+    names = folders.weights(cached)
+    has_tokenizer = any((cached / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    return has_tokenizer and bool(names) and all(path.exists() for path in names)
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").exists():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.exists() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
+def folder(ref: str) -> Path | None:
+    """Where a model's files are on this machine: its folder, or its snapshot in the hub's cache; None if nowhere."""
+    if kind(ref) == "local":
+        return Path(resolve(ref))
+    return hub.snapshot(resolve(ref)) if kind(ref) == "hub" else None
+
+
+def base(ref: str) -> str:
+    """The reference of the model that an adapter stands on; empty for all that is no adapter, as far as it is here."""
+    found = folder(ref)
+    return folders.base(found) if found else ""
+
+
+def _check_base(ref: str, on: str) -> None:
+    if "/" not in on and not place(on).is_dir():
+        return  # one of the hub's oldest models, which have no owner
+    try:
+        there = kind(on) in ("local", "hub")
+    except ValueError:
+        there = False
+    if not there:
+        advice = "put it there, or correct base_model_name_or_path in adapter_config.json"
+        raise FileNotFoundError(f"{ref} is an adapter on {on}, which is not here: {advice}")
+    if base(on):
+        raise ValueError(f"{ref} is an adapter on {on}, an adapter too: merge that into its model first")
+    check(on, "weights")
 
 
 def local_files(*refs: str) -> list[Path]:
-    """Local model folders and callables' source files among refs: what a manifest can hash.
+    """Local model folders, callables' source files and the hub cache's commits among refs: what a manifest can hash.
 
     A notebook asks when it opens its step: a folder or function that is not there is one line before any work.
     """
@@ -189,6 +206,10 @@ def local_files(*refs: str) -> list[Path]:
                 spec = importlib.util.find_spec(target.split(":")[0])
             if spec and spec.origin:
                 found.append(Path(spec.origin))
+        elif kind(ref) == "hub" and hub.commit(target):
+            found.append(hub.main(target))
+        if "/" in (on := base(ref)):
+            found += local_files(on)
     return found
 
 
@@ -198,7 +219,13 @@ def _identity(target: str, stamp: tuple) -> str:
 
 
 def identity(ref: str) -> str:
-    """What a request's key says about the model: content hash of a folder, module source hash, else the reference."""
+    """What a request's key says about the model: content hash of a folder, module source hash, a hub id with the commit
+    that is loaded (fetched first, where no file of it is here), else the reference; an adapter's with its model's."""
+    own, on = _own_identity(ref), base(ref)  # in this order: an adapter on the hub may not be here before
+    return own + (f" on {_own_identity(on) if '/' in on else on}" if on else "")
+
+
+def _own_identity(ref: str) -> str:
     target = resolve(ref)
     if kind(ref) == "local":
         files = sorted(path for path in Path(target).rglob("*") if path.is_file())
@@ -207,7 +234,7 @@ def identity(ref: str) -> str:
         return target + ":" + "".join(paths.sha256_file(path) for path in local_files(ref))
     if kind(ref) == "api":
         return f"{server(ref).url} api:{server(ref).model}"
-    return target
+    return f"{target}@{commit}" if (commit := hub.commit(target)) else target
 
 
 def load_callable(ref: str):
@@ -254,34 +281,30 @@ def _own_code():
 
 
 def describe(ref: str) -> dict:
-    """{"kind", "num_parameters": int | None, "present": bool}, from safetensors headers or the name."""
-    target = resolve(ref)
-    if kind(ref) == "local":
-        return {"kind": "local", "num_parameters": _count_parameters(Path(target)), "present": True}
-    if kind(ref) == "hub":
-        cached = _cached_folder(target)
-        number = _count_parameters(cached) if cached else None
-        return {"kind": "hub", "num_parameters": number or _size_in_name(target), "present": cached is not None}
-    return {"kind": kind(ref), "num_parameters": None, "present": kind(ref) == "callable"}
+    """{"kind", "num_parameters": int | None, "present": bool}, from safetensors headers or the name.
+
+    An adapter counts with the model that it stands on.
+    """
+    if kind(ref) not in ("local", "hub"):
+        return {"kind": kind(ref), "num_parameters": None, "present": kind(ref) == "callable"}
+    found = folder(ref)
+    number = folders.num_parameters(found) if found else None
+    if found and folders.is_adapter(found):
+        number = _with_base(found, number)
+    return {
+        "kind": kind(ref),
+        "num_parameters": number or (_size_in_name(resolve(ref)) if kind(ref) == "hub" else None),
+        "present": found is not None,
+    }
 
 
-def _cached_folder(hub_id: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(hub_id, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _count_parameters(folder: Path) -> int | None:
-    """Elements in all safetensors headers below folder; None if there are none."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                total += functools.reduce(lambda a, b: a * b, entry["shape"], 1)
-    return total or None
+def _with_base(adapter: Path, number: int | None) -> int | None:
+    on = folders.base(adapter)
+    try:
+        whole = describe(on)["num_parameters"] if not base(on) else None
+    except ValueError:  # it is not here, which `check` says
+        whole = None
+    return number + whole if number and whole else None
 
 
 def _size_in_name(name: str) -> int | None:

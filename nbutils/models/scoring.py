@@ -1,8 +1,11 @@
 """r(x, y): the reward of a response against the original prompt, by a sequence classifier or any Python function."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
+
+from tqdm.std import tqdm
 
 from nbutils.experiment import paths
 from nbutils.experiment.journal import Journal
@@ -10,6 +13,8 @@ from nbutils.experiment.progress import Bar
 from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, run_batches
+
+_POSITIONS = re.compile(r"(?:^|\.)(wpe|position_embeddings|embed_positions)$")
 
 
 def score(
@@ -23,7 +28,9 @@ def score(
 ) -> list[float | None]:
     """Rewards in the model's own units, one per (prompt, response), in order; None where there is no finite value.
 
-    A missing response (None) has no reward. only_finite: a NaN or infinite score raises FloatingPointError instead.
+    A missing response (None) has no reward, nor has one that is, with its prompt, longer than a classifier reads: how
+    many is said on the screen, and the journal keeps the reason. only_finite: a NaN or infinite score raises
+    FloatingPointError instead.
     Sequence classifiers see [user: prompt, assistant: response] through their own chat template. Scores do not depend
     on the batch: rows are padded on the right and masked, and batches are cut from the whole list, known or not, so
     that a resumed run computes the same numbers to the bit.
@@ -36,14 +43,14 @@ def score(
     backend = _score_callable if references.kind(model) == "callable" else _score_classifier
     with Bar(len(keys), label, len(found)) as bar:
         for raw in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():
-            wrong = [value for _, value in raw if value is not None and not math.isfinite(value)]
+            wrong = [value for _, value, _ in raw if value is not None and not math.isfinite(value)]
             if wrong and only_finite:
                 raise FloatingPointError(f"{model} gave a reward of {wrong[0]}")
-            batch = [(pair, finite(value)) for pair, value in raw]
+            batch = {pair: {"reward": finite(value)} | ({"reason": why} if why else {}) for pair, value, why in raw}
             if journal is not None:
                 keep = journal.append_soon if backend is _score_callable else journal.append_many
-                keep((keys[pair], {"reward": reward}) for pair, reward in batch)
-            found.update(batch)
+                keep((keys[pair], scored) for pair, scored in batch.items())
+            found |= {pair: scored["reward"] for pair, scored in batch.items()}
             bar.update(len(batch))
     return [
         None if response is None else found[prompt, response]
@@ -70,10 +77,11 @@ def _score_callable(function: str, pairs: list, found: dict, runtime: Runtime):
     for start in range(0, len(pending), runtime.batch_size):
         batch = pending[start : start + runtime.batch_size]
         values = rewards([prompt for prompt, _ in batch], [response for _, response in batch])
+        given = _numbers(function, values, batch)
         if isinstance(values, Iterator):
-            yield from ([(pair, value)] for pair, value in zip(batch, _numbers(function, values, batch), strict=True))
+            yield from ([(pair, value, None)] for pair, value in zip(batch, given, strict=True))
         else:
-            yield list(zip(batch, list(_numbers(function, values, batch)), strict=True))
+            yield [(pair, value, None) for pair, value in list(zip(batch, given, strict=True))]
 
 
 def _numbers(function: str, values, batch: list) -> Iterator[float | None]:
@@ -106,6 +114,13 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
 
     net, tokenizer = loading.load_reward(model, runtime)
     ids = dict(zip(pairs, chat.encode(tokenizer, [render_pair(tokenizer, *pair) for pair in pairs]), strict=True))
+    room = _room(net)
+    too_long = [pair for pair in pairs if len(ids[pair]) > room and pair not in found]
+    if too_long:
+        what = f"{len(too_long)} of {len(pairs)} responses have no reward from {model}"
+        tqdm.write(f"{what}: with their prompts they are longer than the {room} tokens that it reads")
+        yield [(pair, None, f"{len(ids[pair])} tokens with its prompt, {model} reads {room}") for pair in too_long]
+    pairs = [pair for pair in pairs if len(ids[pair]) <= room]
     order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
     batches = cut_batches(order, [len(ids[pair]) for pair in order], runtime)
 
@@ -115,7 +130,22 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
             return net(**inputs).logits[:, 0].float().tolist()  # (B,)
 
     for batch, values in run_batches([batch for batch in batches if not found.keys() >= set(batch)], forward):
-        yield [(pair, value) for pair, value in zip(batch, values, strict=True) if pair not in found]
+        yield [(pair, value, None) for pair, value in zip(batch, values, strict=True) if pair not in found]
+
+
+def _room(net) -> int:
+    """Tokens that a classifier reads at most: rows of its table of positions less those that it sets aside (RoBERTa's
+    first is the second after its padding token's), or what rotary positions were made for. One that has neither, or
+    counts by distance alone (DeBERTa's), has no limit."""
+    import torch
+
+    tables = [
+        module.num_embeddings - getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in net.named_modules()
+        if isinstance(module, torch.nn.Embedding) and _POSITIONS.search(name)
+    ]
+    rotary = getattr(net.config, "max_position_embeddings", None) if hasattr(net.config, "rope_parameters") else None
+    return min(tables, default=rotary or 10**9)
 
 
 def render_pair(tokenizer, prompt: str, response: str) -> str:

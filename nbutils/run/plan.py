@@ -21,7 +21,7 @@ from nbutils.experiment.grid import PlannedStep, edited_lines, plan_steps
 from nbutils.experiment.params import closest
 from nbutils.models import references, spending
 from nbutils.run import preflight
-from nbutils.run.uses import described, limits, memory_bytes, published, size, used_models
+from nbutils.run.uses import described, hub_ids, limits, memory_bytes, published, size, used_models
 
 _ANSWER = re.compile(rb'^\{"key": "[^"#]*",', re.MULTILINE)
 _REASON = re.compile(rb'^\{"key": "[^"#]*", "value": .*"reason": ("(?:[^"\\]|\\.)+")', re.MULTILINE)
@@ -255,7 +255,8 @@ def missing(planned: list[PlannedStep]) -> list[str]:
     """What this machine lacks for these steps, one line each."""
     named = sorted({ref for step in planned for ref in used_models(step).values()} | published(planned, planned))
     lines = []
-    for ref in named:
+    bases = {hub_id for ref in named if _is_here(ref) for hub_id in hub_ids(ref)}
+    for ref in sorted({*named, *bases}):
         found = described(ref)
         if found["kind"] == "hub" and not found["present"]:
             number = found["num_parameters"]
@@ -269,6 +270,12 @@ def missing(planned: list[PlannedStep]) -> list[str]:
     if needed > 1e9 and not has_gpu():
         lines.append(f"no GPU: the largest step wants about {needed / 1e9:,.0f} GB of GPU memory")
     return ["Missing on this machine:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _is_here(ref: str) -> bool:
+    """Whether a reference's files can be looked at: a folder of outputs/ may be made by an earlier step."""
+    place = references.place(ref)
+    return place.exists() or not place.is_relative_to(paths.outputs_root())
 
 
 def _sets_elsewhere(planned: list[PlannedStep]) -> list[str]:

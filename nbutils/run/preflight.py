@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbutils.data import readers, sets
-from nbutils.experiment import paths
+from nbutils.experiment import paths, steps
 from nbutils.experiment.file import Experiment
 from nbutils.experiment.grid import PlannedStep
 from nbutils.experiment.params import closest
 from nbutils.models import hub, references
 from nbutils.run import functions, together
 from nbutils.run.servers import try_servers
-from nbutils.run.uses import MODEL_PARAMETERS, is_made_before, limits, published, used_models
+from nbutils.run.uses import MODEL_PARAMETERS, hub_ids, is_made_before, limits, published, used_models
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def _checks(
 
 def _references(step: PlannedStep, code: Path) -> Iterator[tuple]:
     """(check, reference) of each model, data set and template folder that a step's parameters name."""
-    check_model, check_reward = (_Model(task, code) for task in ("causal", "reward"))
+    trained = steps.trained(step.parameters)
     for name in (*MODEL_PARAMETERS, "jury"):
         value = step.parameters.get(name) or []
         for reference in value if isinstance(value, list) else [value]:
             scores = "reward" in name or reference.startswith(references.REWARD)
-            yield (check_reward if scores else check_model), reference
+            yield _Model("reward" if scores else "trained" if name == trained else "causal", code), reference
     if step.parameters.get("reward_pairs") and step.parameters.get("reward_base"):
-        yield _Model("weights", code), step.parameters["reward_base"]
+        yield _Model("reward base", code), step.parameters["reward_base"]
     for name, function in (("seeds", _check_seeds), ("dataset", sets.check), ("prompt_sets", sets.check)):
         value = step.parameters.get(name) or []
         for reference in value if isinstance(value, list) else [value]:
@@ -120,14 +120,16 @@ class _Model:
 
     def __call__(self, reference: str) -> None:
         kind = references.kind(reference)
-        if kind == "callable" and not reference.removeprefix(references.REWARD).startswith("sandbox/"):
+        learns = self.task in ("trained", "reward base")
+        if kind == "callable" and not learns and not reference.removeprefix(references.REWARD).startswith("sandbox/"):
             target = references.resolve(reference)
             if said := functions.trouble(target, "reward" if self.task == "reward" else "text", self.code):
                 raise ValueError(said)
             return
         references.check(reference, self.task)
-        if kind == "hub" and hub.is_offline() and (said := hub.trouble(references.resolve(reference))):
-            raise FileNotFoundError(said)
+        for hub_id in hub_ids(reference) if hub.is_offline() else ():
+            if said := hub.trouble(hub_id):
+                raise FileNotFoundError(said)
         if kind == "api" and (server := references.server(reference)).lacks:
             named = " and ".join(dict.fromkeys((server.lacks, server.url_name, server.key_name)))
             raise ValueError(f"{reference} needs {server.lacks}, which is not set: export {named}")
@@ -156,8 +158,8 @@ def _on_hub(pending: list[PlannedStep], planned: list[PlannedStep]) -> Iterator[
         bases = [step.parameters.get("reward_base", "")] if step.parameters.get("reward_pairs") else []
         for reference in (*used_models(step).values(), *published([step], planned), *filter(None, bases)):
             if not references.place(reference).is_relative_to(paths.outputs_root()):
-                if references.kind(reference) == "hub":
-                    yield references.resolve(reference), "models", step
+                for hub_id in hub_ids(reference):
+                    yield hub_id, "models", step
         for name in read_sets(step):
             if (found := sets.hub_id(name)) and not sets.is_here(name):
                 yield found, "datasets", step

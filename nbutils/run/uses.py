@@ -32,6 +32,12 @@ def is_made_before(reference: str, step: PlannedStep, planned: list[PlannedStep]
     return any(references.place(reference).is_relative_to(other.folder.resolve()) for other in earlier)
 
 
+def hub_ids(reference: str) -> list[str]:
+    """What has to come from the hub for a model: itself, or what an adapter stands on."""
+    found = [reference, references.base(reference)]
+    return [references.resolve(each) for each in found if "/" in each and references.kind(each) == "hub"]
+
+
 def described(reference: str) -> dict:
     """references.describe; a folder of outputs/ that is not there yet has no size."""
     place = references.place(reference)

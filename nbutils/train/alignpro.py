@@ -29,6 +29,7 @@ from nbutils.experiment.records import Prompt, read_rows
 from nbutils.models import chat, loading, references, templates
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions, render
+from nbutils.models.padding import is_padding_harmless
 from nbutils.models.texts import encodable
 from nbutils.train import training
 from nbutils.train.alignpro_reward import make_reward
@@ -79,6 +80,7 @@ def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Pat
     check(settings, prompts)
     config_class, trainer_class = _classes(settings.algorithm)
     policy, runtime = models.trained(settings.policy), given.runtime
+    references.check(policy, "trained")
     identity = [references.identity(each) for each in (policy, models.responder, models.reward_model)]
     work = training.checkpoint_folder(folder, asdict(settings), identity, [row.prompt_id for row in prompts])
     tokenizer = loading.load_tokenizer(policy, runtime)
@@ -94,6 +96,9 @@ def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Pat
             peft_config=training.lora(settings.lora_rank),
             callbacks=[_KeepSnapshots(work)],
         )
+        if not trainer.is_deepspeed_enabled and not is_padding_harmless(trainer.model):  # TRL pads on the left
+            why = "counts padding in front of a prompt as text, and rollouts are padded so"
+            raise ValueError(f"{policy} {why}: train it by 03_train_poir, or name another model")
         _ask_as_generate(trainer, policy, tokenizer)
         logged = training.run(trainer, work, f"{settings.algorithm} {settings.policy}", runtime)
     training.export(trainer, tokenizer, Path(folder) / "model")

@@ -85,6 +85,7 @@ def train(
     check(settings, pairs)
     policies, runtime = {"prompter": prompter, "responder": responder}, given.runtime
     policy = policies[poir_texts.use(settings.target)[0]]
+    references.check(policy, "trained")
     tokenizer = loading.load_tokenizer(policy, runtime)
     texts = poir_texts.examples(pairs, settings.target, given.templates)
     made = poir_texts.tokenize(texts, settings.target, tokenizer, policy)

@@ -79,11 +79,7 @@ def train_reward_model(
 
 def check_learning(base: str, settings: RewardSettings) -> None:
     """ValueError or FileNotFoundError, in one line, for a base or settings that cannot train."""
-    if references.kind(base) not in ("local", "hub"):
-        raise ValueError(f"base {base!r} has no weights to train: wanted a hub id or a model folder")
-    references.check(base)
-    if references.kind(base) == "local" and (Path(references.resolve(base)) / "adapter_config.json").exists():
-        raise ValueError(f"base {base!r} is an adapter: merge it into its model first")
+    references.check(base, "reward base")
     if not 0 <= settings.held_out_share < 1:
         raise ValueError(f"held_out_share {settings.held_out_share}: wanted a share of the prompts, from 0 to below 1")
     if settings.center < 0:

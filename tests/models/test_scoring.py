@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+import tiny_models
+import torch
 
 from nbutils.experiment.journal import Journal
 from nbutils.models import references, scoring
@@ -115,3 +117,61 @@ def test_a_score_that_is_not_finite_stops_where_only_finite_ones_are_wanted():
     assert scoring.score("fakes:broken_rewards", ["a", "b"], ["c", "d"]) == [None, None]
     with pytest.raises(FloatingPointError, match="fakes:broken_rewards gave a reward of nan"):
         scoring.score("fakes:broken_rewards", ["a", "b"], ["c", "d"], only_finite=True)
+
+
+def by_hand(model, prompt, response):
+    """One row, alone and without padding, through the model's plain forward."""
+    tokenizer = tiny_models.tokenizer()
+    ids = tokenizer(scoring.render_pair(tokenizer, prompt, response), add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([ids])).logits[0, 0].item()
+
+
+@pytest.mark.parametrize("own", [5, 1, None])
+def test_a_model_that_names_another_padding_token_scores_the_same_in_any_batch(tmp_path, own):
+    """It names another token of the vocabulary, the end token, or none; the sandbox's tokenizer pads with 0."""
+    model = tiny_models.make("llama", "reward")
+    wanted = [by_hand(model, *pair) for pair in zip(PROMPTS, RESPONSES, strict=True)]
+    model.config.pad_token_id = own
+    ref = tiny_models.save(tmp_path / "model", model)
+    for size in (1, 3, 64):
+        assert scoring.score(ref, PROMPTS, RESPONSES, Runtime(size)) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_tokenizer_that_pads_with_the_end_takes_the_models_own_padding(tmp_path):
+    """With the end for padding the model would score at the token before the end: another score than its maker's."""
+    model, tokenizer = tiny_models.make("llama", "reward"), tiny_models.tokenizer()
+    wanted = [by_hand(model, *pair) for pair in zip(PROMPTS, RESPONSES, strict=True)]
+    tokenizer.pad_token = tokenizer.eos_token
+    ref = tiny_models.save(tmp_path / "model", model, tokenizer)
+    for size in (1, 3):
+        assert scoring.score(ref, PROMPTS, RESPONSES, Runtime(size)) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind, room", [("bert", 64), ("gpt2", 64), ("roberta", 63), ("llama", 64)])
+def test_what_is_longer_than_the_model_reads_has_no_reward_is_counted_and_the_rest_goes_on(
+    tmp_path, capsys, kind, room
+):
+    """RoBERTa's first position stands behind its padding token's, 0 here; llama's are rotary, made for 64."""
+    model = tiny_models.make(kind, "reward", max_position_embeddings=64)
+    ref = tiny_models.save(tmp_path / "model", model)
+    tokenizer = tiny_models.tokenizer()
+    lengths = [len(tokenizer(scoring.render_pair(tokenizer, "x", "a " * number))["input_ids"]) for number in (1, 2)]
+    fits = 1 + (room - lengths[0]) // (lengths[1] - lengths[0])
+    prompts, responses = ["x", "x", "x"], ["a " * fits, "a " * (fits + 1), "a b"]
+    with Journal(tmp_path / "j.jsonl") as journal:
+        found = scoring.score(ref, prompts, responses, Runtime(3), journal)
+    assert found[0] is not None and found[1] is None
+    assert found[2] == pytest.approx(by_hand(model, "x", "a b"), abs=1e-4)
+    said = f"1 of 3 responses have no reward from {ref}: with their prompts they are longer than the {room} tokens"
+    assert said in "".join(capsys.readouterr())
+    assert f"tokens with its prompt, {ref} reads {room}" in (tmp_path / "j.jsonl").read_text()
+    with Journal(tmp_path / "j.jsonl") as journal:  # final, like any other score
+        assert scoring.score(ref, prompts, responses, Runtime(3), journal, only_finite=True) == found
+    assert said not in "".join(capsys.readouterr())
+
+
+def test_a_model_that_counts_by_distance_has_no_longest_text(tmp_path):
+    model = tiny_models.make("deberta-v2", "reward", max_position_embeddings=64)
+    ref = tiny_models.save(tmp_path / "model", model)
+    assert scoring.score(ref, ["x"], ["a " * 200])[0] == pytest.approx(by_hand(model, "x", "a " * 200), abs=1e-4)

@@ -5,7 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import tiny_models
 import yaml
+from peft import LoraConfig, get_peft_model
 
 from nbutils.models import hub
 from nbutils.run import plan, preflight, together, uses
@@ -117,6 +119,37 @@ def test_what_01_was_asked_for_before_is_answered_with_what_it_is_asked_for_now(
         "with (01_collect): unknown parameter 'num_prompts': did you mean max_prompts? It is: prompts invented at most"
     )
     assert line in str(caught.value) and "on the way to num_pairs" in str(caught.value)
+
+
+def test_what_a_model_is_for_is_known_before_work(write, tmp_path):
+    """An adapter as what is trained, one whose model is gone, a reward model to write with, a causal one to score."""
+    causal = tiny_models.save(tmp_path / "causal", tiny_models.make("llama"))
+    scoring = tiny_models.save(tmp_path / "scoring", tiny_models.make("llama", "reward"))
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    made = get_peft_model(tiny_models.make("llama"), lora)
+    for name, on in (("adapter", causal), ("lost", "/scratch/base-7b"), ("away", "acme/Base-7B")):
+        made.peft_config["default"].base_model_name_or_path = on
+        tiny_models.save(tmp_path / name, made)
+    adapter, lost, away = (str(tmp_path / name) for name in ("adapter", "lost", "away"))
+    awo = AWO | {"with": {"target": "dpo_awo", "preference_pairs": "fakes.jsonl"}}
+    given_pairs = {"train_on": "dataset", "reward_pairs": "collect"}
+    for step, shared, line in (
+        (POIR, {"prompter": adapter}, f"{adapter} is an adapter: merge it into its model first"),
+        (ALIGNPRO, {"prompter": adapter}, f"{adapter} is an adapter: merge it into its model first"),
+        (awo, {"responder": adapter}, f"{adapter} is an adapter: merge it into its model first"),
+        (POIR, {"prompter": "fakes:echo"}, "'fakes:echo' has no weights to train"),
+        (given(ALIGNPRO, reward_base=adapter, **given_pairs), {}, f"{adapter} is an adapter: merge it"),
+        (EVALUATE, {"prompter": lost}, f"{lost} is an adapter on /scratch/base-7b, which is not here"),
+        (EVALUATE, {"prompter": away}, "acme/Base-7B is not in the local cache, and HF_HUB_OFFLINE is set"),
+        (EVALUATE, {"responder": scoring}, "it scores, and writes nothing"),
+        (EVALUATE, {"reward_model": causal}, "a reward model needs a ForSequenceClassification head"),
+    ):
+        found = faults(write(step, **shared))
+        assert [text for text in found if line in text], (line, found)
+    assert not [text for text in faults(write(EVALUATE, prompter=adapter)) if f"{adapter} is" in text]
+    assert "acme/Base-7B is not in the local cache (about 14.0 GB)" in "\n".join(
+        plan.plan(write(EVALUATE, prompter=away))
+    )
 
 
 def test_what_is_there_already_needs_no_step_before_it(write, outputs):

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import tiny_models
 
 from nbutils.experiment import records
 from nbutils.experiment.journal import Journal
@@ -359,3 +360,18 @@ def test_ppo_adapts_its_weight_and_counts_the_updates_it_leaves_out(tmp_path):
     weights = [row["kl_weight"] for row in history]
     assert weights[0] == pytest.approx(SETTINGS.kl_weight) and weights[-1] > weights[1]
     assert all(row["updates_skipped"] == 3 for row in history) and all("value_loss" in row for row in history)
+
+
+@pytest.mark.parametrize("algorithm, kind", [("rloo", "gpt2"), ("ppo", "gpt_neo"), ("grpo", "rwkv")])
+def test_a_policy_that_counts_padding_as_text_is_one_line_before_the_first_rollout(
+    tmp_path, monkeypatch, algorithm, kind
+):
+    """TRL pads prompts on the left and gives no positions: its log-probabilities would be another model's."""
+    policy = tiny_models.save(tmp_path / kind, tiny_models.make(kind))
+    monkeypatch.setattr(training, "run", lambda *_: pytest.fail("a rollout was made"))
+    settings = replace(SETTINGS, algorithm=algorithm)
+    with pytest.raises(ValueError, match="counts padding in front of a prompt as text.*train it by 03_train") as caught:
+        alignpro.train(
+            PROMPTS, Models(policy, "sandbox/responder", "sandbox/gold"), settings, tmp_path / "out", under(8)
+        )
+    assert policy in str(caught.value) and "\n" not in str(caught.value)

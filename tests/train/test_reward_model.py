@@ -180,8 +180,8 @@ def test_margins_are_chosen_minus_rejected_and_missing_where_a_reward_is():
 @pytest.mark.parametrize(
     ("base", "change", "line"),
     [
-        ("api:gpt", {}, "base 'api:gpt' has no weights to train"),
-        ("sandbox/gold", {}, "base 'sandbox/gold' has no weights to train"),
+        ("api:gpt", {}, "'api:gpt' has no weights to train"),
+        ("sandbox/gold", {}, "'sandbox/gold' has no weights to train"),
         ("sandbox/responder", {"held_out_share": 1.0}, "held_out_share 1.0: wanted a share"),
         ("sandbox/responder", {"center": -1.0}, "center -1.0: wanted 0 or more"),
         ("sandbox/responder", {"max_tokens": 3}, "too few preference pairs: 0 to learn from and 0 held out, of 8 read"),
