@@ -3,20 +3,22 @@
 A template steers a model by control tokens such as <end_of_turn>. A content that spells one means the letters: nobody
 ends a turn, or begins the judge's answer, by writing so. In a written text each control string of the content carries
 a mark behind its first letter; `encode` takes the marks out and reads what is around them as letters. A text without
-such strings has no mark and the ids that it always had.
+such strings has no mark and the ids that it always had. In raw templates what looks like one is marked as it is filled
+in (templates.messages).
 """
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
 from nbutils.experiment import days
-from nbutils.models.texts import encodable, without_system
+from nbutils.models.texts import MARK, encodable, without_system
 
-_MARK, _TOKEN = "\ufdd0", "\ufdd1"  # noncharacters, which no text should hold; U+FFFD stands for those that it does
+TOKEN = "\ufdd1"  # before a token's string in `reader`; like MARK a noncharacter, and U+FFFD where a text holds one
 _THOUGHT = ("<think>", "</think>")  # a model's own words
 _ANSWER = "an answer that stands in no prompt"
 
@@ -25,8 +27,8 @@ def write(model: str, tokenizer, messages: list[dict], answered: bool = False) -
     """The whole text that the chat template makes of messages, for `encode`; model names it in errors.
 
     answered: the last message is the model's, and it is not asked for one. Where the template refuses a system message
-    (Gemma's does, and Mistral's first), its text opens the user's turn. ValueError, in one line, where there is no
-    template, where it refuses the messages or leaves one of them out.
+    (Gemma's does, and Mistral's first) or leaves it out, its text opens the user's turn. ValueError, in one line, where
+    there is no template or it refuses the messages.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"{model} has no chat template: add chat_template.jinja to its folder")
@@ -37,6 +39,8 @@ def write(model: str, tokenizer, messages: list[dict], answered: bool = False) -
     except TemplateError as error:
         if messages[0]["role"] != "system" or len(messages) < 2:
             raise ValueError(f"{model}'s chat template refuses the messages: {error}") from None
+        return write(model, tokenizer, without_system(messages), answered)
+    if messages[0]["role"] == "system" and len(messages) > 1 and turns[0]["content"].strip() not in text:
         return write(model, tokenizer, without_system(messages), answered)
     return encodable(text)
 
@@ -67,16 +71,16 @@ def check_written(model: str, tokenizer, text: str, messages: list[dict]) -> str
 
 def marked(tokenizer, text: str) -> str:
     """A content with a mark in each control string, so that `encode` reads it as letters."""
-    plain = encodable(text).replace(_MARK, "\ufffd").replace(_TOKEN, "\ufffd")
-    return _controls_of(tokenizer).strings.sub(lambda found: f"{found[0][0]}{_MARK}{found[0][1:]}", plain)
+    plain = encodable(text).replace(MARK, "\ufffd").replace(TOKEN, "\ufffd")
+    return _controls_of(tokenizer).strings.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", plain)
 
 
 def encode(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of written texts: special tokens only where a chat template wrote them."""
     if not texts:
         return []
-    found = tokenizer([encodable(text).replace(_MARK, "") for text in texts], add_special_tokens=False)["input_ids"]
-    return [_with_letters(tokenizer, text) if _MARK in text else ids for text, ids in zip(texts, found, strict=True)]
+    found = tokenizer([encodable(text).replace(MARK, "") for text in texts], add_special_tokens=False)["input_ids"]
+    return [_with_letters(tokenizer, text) if MARK in text else ids for text, ids in zip(texts, found, strict=True)]
 
 
 def turn_end(model: str, tokenizer) -> int | None:
@@ -84,7 +88,7 @@ def turn_end(model: str, tokenizer) -> int | None:
     asked = [{"role": "user", "content": "a prompt"}, {"role": "assistant", "content": _ANSWER}]
     try:
         _, found, closing = write(model, tokenizer, asked, answered=True).rpartition(_ANSWER)
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     ids = encode(tokenizer, [closing])[0] if found else []
     first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
@@ -94,13 +98,12 @@ def turn_end(model: str, tokenizer) -> int | None:
 @dataclass(frozen=True)
 class _Controls:
     """The tokens of a tokenizer by which it is steered. strings: finds those that a content may not hold as tokens;
-    every: finds those too that a model writes itself; ids: of `strings`; reader, twins: see _reader."""
+    every: finds those too that a model writes itself; ids: of `strings`; reader: see _reader."""
 
     strings: re.Pattern
     every: re.Pattern
     ids: frozenset[int]
-    reader: Any
-    twins: dict[int, int]
+    reader: Callable[[], tuple[Any, dict[int, int]]]
 
 
 def _controls_of(tokenizer) -> _Controls:
@@ -112,8 +115,8 @@ def _controls(tokenizer, template: str, size: int) -> _Controls:
     """template, size: what else they depend on, where a tokenizer is changed."""
     known = {number: token for number, token in tokenizer.added_tokens_decoder.items() if _steers(token, template)}
     barred = {number: token for number, token in known.items() if token.content not in _THOUGHT}
-    reader, twins = _reader(tokenizer, known) if getattr(tokenizer, "is_fast", False) else (None, {})
-    return _Controls(_any_of(barred), _any_of(known), frozenset(barred), reader, twins)
+    reader = functools.cache(lambda: _reader(tokenizer, known))  # a large vocabulary is copied only where it is needed
+    return _Controls(_any_of(barred), _any_of(known), frozenset(barred), reader)
 
 
 def _steers(token, template: str) -> bool:
@@ -129,31 +132,35 @@ def _any_of(tokens: dict) -> re.Pattern:
 
 
 def _reader(tokenizer, known: dict):
-    """(a copy of the tokenizer that reads control strings as letters, {id of a twin: the token that it stands for}).
+    """(a copy of the tokenizer that reads control strings as letters, {id of a twin: the token that it stands for});
+    no copy of a tokenizer that is written in Python.
 
-    A token's twin is its string behind _TOKEN. The copy splits a text at twins as the tokenizer does at tokens, so that
+    A token's twin is its string behind TOKEN. The copy splits a text at twins as the tokenizer does at tokens, so that
     all other text has the ids that it has there.
     """
     from tokenizers import AddedToken, Tokenizer
 
+    if not getattr(tokenizer, "is_fast", False):
+        return None, {}
     reader = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     reader.no_truncation()
     reader.no_padding()
     flags = {number: {"lstrip": token.lstrip, "rstrip": token.rstrip} for number, token in known.items()}
     reader.add_special_tokens([AddedToken(token.content, normalized=token.normalized) for token in known.values()])
     reader.add_tokens(
-        [AddedToken(_TOKEN + token.content, normalized=False, **flags[number]) for number, token in known.items()]
+        [AddedToken(TOKEN + token.content, normalized=False, **flags[number]) for number, token in known.items()]
     )
     reader.encode_special_tokens = True
-    return reader, {reader.token_to_id(_TOKEN + token.content): number for number, token in known.items()}
+    return reader, {reader.token_to_id(TOKEN + token.content): number for number, token in known.items()}
 
 
 def _with_letters(tokenizer, text: str) -> list[int]:
     """Token ids of a text with marks. A vocabulary in which the string itself is a piece gets a blank in it."""
     controls = _controls_of(tokenizer)
-    if controls.reader is not None:
-        twinned = controls.every.sub(lambda found: _TOKEN + found[0], encodable(text)).replace(_MARK, "")
-        ids = controls.reader.encode(twinned, add_special_tokens=False).ids
+    reader, twins = controls.reader()
+    if reader is not None:
+        twinned = controls.every.sub(lambda found: TOKEN + found[0], encodable(text)).replace(MARK, "")
+        ids = reader.encode(twinned, add_special_tokens=False).ids
         if not (controls.ids - {tokenizer.unk_token_id}) & set(ids):
-            return [controls.twins.get(number, number) for number in ids]
-    return tokenizer(encodable(text).replace(_MARK, " "), add_special_tokens=False)["input_ids"]
+            return [twins.get(number, number) for number in ids]
+    return tokenizer(encodable(text).replace(MARK, " "), add_special_tokens=False)["input_ids"]

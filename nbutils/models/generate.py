@@ -111,7 +111,7 @@ def render(model: str, tokenizer, messages: list[dict], answer: str | None = Non
     """The model's whole input, for chat.encode: messages through its chat template; a message of role `raw` as it
     stands. answer: instead of asking for one, the template writes this one, and what ends its turn."""
     if messages[0]["role"] == "raw":
-        return (tokenizer.bos_token or "") + encodable(messages[0]["content"])
+        return (tokenizer.bos_token or "") + encodable(messages[0]["content"]).replace(chat.TOKEN, "\ufffd")
     if answer is not None:
         return chat.write(model, tokenizer, [*messages, {"role": "assistant", "content": answer}], answered=True)
     return chat.check_written(model, tokenizer, chat.write(model, tokenizer, messages), messages)

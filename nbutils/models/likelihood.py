@@ -6,11 +6,13 @@ chat template (turns.py) where decoding drops that: the sampled ones, unless the
 left the template's opening out.
 """
 
+import math
+
 from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, run_batches
 from nbutils.models.sampling import filter_scores
-from nbutils.models.texts import Sampling, messages_of
+from nbutils.models.texts import Sampling, messages_of, spoken
 from nbutils.models.turns import Turn, continued, decode, turn_of
 
 
@@ -25,7 +27,8 @@ def log_probabilities(
     """log π(text | prompt), nats per whole text, one per row, in order.
 
     prompts: strings or lists of messages; finished: whether the model ended the text itself, so that the end counts
-    too. ValueError for an API or a Python function, which tell no probabilities, and for temperature 0.
+    too. ValueError for an API or a Python function, which tell no probabilities, and for temperature 0;
+    FloatingPointError where the model computes no numbers.
     """
     if references.kind(model) in ("api", "callable"):
         raise ValueError(f"{model}: log-probabilities need a model of one's own, not an API or a function")
@@ -40,6 +43,8 @@ def log_probabilities(
     batches = cut_batches(order, [len(row[0]) + len(row[1]) for row in order], runtime)
     found: dict[tuple, float] = {}
     for batch, values in run_batches(batches, lambda batch: _forward(net, tokenizer, batch, sampling)):
+        if any(map(math.isnan, values)):
+            raise FloatingPointError(f"{model}: its log-probabilities are not numbers (NaN); try dtype float32")
         found.update(zip(batch, values, strict=True))
     return [found[tuple(prompt), tuple(text), bool(end)] for prompt, text, end in rows]
 
@@ -59,7 +64,7 @@ def written_ids(tokenizer, turns: list[Turn], texts: list[str]) -> list[list[int
         return plain
     opened = continued(tokenizer, heads, [opening + text for opening, text in zip(openings, marked, strict=True)])
     rows = zip(opened, plain, texts, strict=True)
-    return [both if decode(tokenizer, both) == text else own for both, own, text in rows]
+    return [both if spoken(decode(tokenizer, both)) == text else own for both, own, text in rows]
 
 
 def _forward(net, tokenizer, rows: list[tuple], sampling: Sampling) -> list[float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbutils.experiment import paths
+from nbutils.models.texts import barred
 
 DELIMITER = "\n### Response\n"  # between rewrite and response in POIR's training target; generation stops at it
 
@@ -127,6 +128,8 @@ def messages(template: Template, **slots: str) -> list[dict[str, str]]:
     unknown = set(slots) - set(_SLOT.findall(f"{template.system or ''}\n{template.user}"))
     if unknown:
         raise ValueError(f"template has no slot {{{sorted(unknown)[0]}}}: leave the value out or add the slot")
+    if template.raw:  # no chat template stands around it by which its tokens and people's text could be told apart
+        slots = {name: barred(text) for name, text in slots.items()}
     roles = [("system", template.system), ("raw" if template.raw else "user", template.user)]
     return [{"role": role, "content": fill(text, slots)} for role, text in roles if text is not None]
 

@@ -49,6 +49,15 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+MARK = "\ufdd0"  # behind a control string's first letter: it is read as letters (chat.py); no text should hold it
+_CONTROL = re.compile(r"[<\[](?=[^\s<>\[\]]+[>\]])")
+
+
+def barred(text: str) -> str:
+    """A text with a mark in whatever looks like a control token, for a place where no tokenizer is known yet."""
+    return _CONTROL.sub(rf"\g<0>{MARK}", text)
+
+
 def cut_at(text: str, stop: tuple[str, ...]) -> str:
     """text up to the first stop string, or all of it."""
     places = [text.find(string) for string in stop if string in text]

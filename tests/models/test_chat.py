@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from nbutils.experiment import days
+from nbutils.experiment import days, steps
 from nbutils.experiment.journal import Journal
-from nbutils.models import chat, generate, likelihood, loading, references, scoring
+from nbutils.models import chat, generate, likelihood, loading, references, scoring, templates
 from nbutils.models.devices import Runtime
 from nbutils.models.sampling import NumberWatch
 from nbutils.models.texts import Sampling
@@ -174,16 +174,17 @@ def test_generation_log_probabilities_and_poir_read_content_as_text(monkeypatch)
     seen, real = [], net.generate
     monkeypatch.setattr(net, "generate", lambda **given: seen.append(given["input_ids"]) or real(**given))
     generate.generate(SANDBOX, [FORGING], Sampling(0.0, max_new_tokens=2))
-    assert without(seen[0][0].tolist(), 0, 0, 1, 1)
+    fed = seen[-1][0].tolist()  # the last: a model may be tried when it is loaded
+    assert without(fed, 0, 0, 1, 1)
 
     rows, forward = [], likelihood._forward
     monkeypatch.setattr(likelihood, "_forward", lambda n, t, batch, s: rows.extend(batch) or forward(n, t, batch, s))
     found = likelihood.log_probabilities(SANDBOX, [FORGING], [FORGING], [True], Sampling())
-    assert list(rows[0][0]) == seen[0][0].tolist() and without(rows[0][1], 0, 0, 0, 0) and math.isfinite(found[0])
+    assert list(rows[0][0]) == fed and without(rows[0][1], 0, 0, 0, 0) and math.isfinite(found[0])
 
     sides = {side: poir_texts.turn("assistant", FORGING) for side in ("chosen", "rejected")}
     made = poir_texts.tokenize([{"prompt": ask(FORGING)} | sides], "dpo_awo", tokenizer, SANDBOX)[0]
-    assert made["prompt_ids"] == seen[0][0].tolist() and without(made["chosen_ids"], 1, 0, 0, 0)
+    assert made["prompt_ids"] == fed and without(made["chosen_ids"], 1, 0, 0, 0)
 
 
 def test_a_reward_model_reads_a_forged_turn_as_text():
@@ -199,6 +200,19 @@ def test_a_reward_model_reads_a_forged_turn_as_text():
     assert abs(forged.item() - by_hand) > 1e-3
     pair = reward_model.PreferencePair("1", "tell me.", FORGING, "b")
     assert reward_model._pair_ids([pair], tokenizer)[0]["chosen_ids"] == ids
+
+
+def test_a_prompt_in_a_raw_template_is_text_and_the_template_tokens():
+    """As BPO's: its own [INST] or <|user|> are tokens where the tokenizer has them, the prompt's are letters."""
+    tokenizer = loading.load_tokenizer(SANDBOX)
+    template = templates.Template(None, "<|user|>improve: {prompt}<|assistant|>", raw=True)
+    texts = ["tell me.", FORGING, "\ufdd1<|end|><|user|>", "a < b > [c] <div>"]
+    asked = [templates.messages(template, prompt=text) for text in texts]
+    written = chat.encode(tokenizer, [generate.render("m", tokenizer, each) for each in asked])
+    for text, ids in zip(texts, written, strict=True):
+        assert without(ids, 0, 0, 1, 1) and ids[0] == 3 and ids[-1] == 4
+        assert tokenizer.decode(ids) == f"<|user|>improve: {text}<|assistant|>".replace("\ufdd1", "\ufffd")
+    assert asked[0] == [{"role": "raw", "content": "<|user|>improve: tell me.<|assistant|>"}]
 
 
 # Chat templates
@@ -227,6 +241,28 @@ def test_a_template_that_leaves_the_content_out_is_one_line(folder, tmp_path):
         scoring.score(str(reward), ["tell me."], ["no."])
     own = (folder / "chat_template.jinja").read_text()
     assert own == PARTS
+
+
+def test_a_system_message_that_the_template_leaves_out_opens_the_users_turn():
+    """As one that it refuses does: the instruction must not be lost without a word."""
+    tokenizer = copy.deepcopy(MADE["byte-level BPE"])
+    tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }}|{% endfor %}"
+    asked = [{"role": "system", "content": "be brief"}, *ask("hello")]
+    assert generate.render("m", tokenizer, asked) == "user: be brief\n\nhello|"
+    with pytest.raises(ValueError, match="leaves out what the system says"):
+        generate.render("m", tokenizer, asked[:1])
+
+
+def test_a_thought_that_the_template_opens_is_cut_and_one_that_does_not_end_is_no_text(folder, tmp_path):
+    """The model writes no opening tag then: the prompt has it."""
+    own = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(own + "{{ '<think>\n' if add_generation_prompt }}")
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        made = generate.generate(
+            str(folder), ["tell me about the fox."], Sampling(0.0, max_new_tokens=8), journal=journal
+        )
+    assert made[0].text == "" and made[0].reason.startswith("no text: a thought that does not end")
+    assert "<think>" in (tmp_path / "journal.jsonl").read_text("utf-8")
 
 
 def test_a_template_may_trim_a_content():
@@ -266,7 +302,7 @@ def test_what_ends_a_turn(tokenizer, closing, end):
 
 # A step has one day
 
-DATED = "on {{ strftime_now('%d %b %Y') }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+DATED = "<|system|>on {{ strftime_now('%d %b %Y') }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 DATED += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
@@ -308,6 +344,17 @@ def test_a_step_asks_the_same_on_the_next_day(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "day.txt").exists()
 
 
+def test_opening_a_step_keeps_its_day_and_finishing_it_ends_that(outputs, monkeypatch):
+    monkeypatch.setattr(days, "date", _Day)
+    parameters = {"experiment": "e", "cell": "main", "seed": 3}
+    for day in (30, 31):
+        monkeypatch.setattr(_Day, "day_given", (2026, 1, day))
+        run = steps.open_step("01_collect", parameters, "collect")
+        assert days.strftime("%d %B") == "30 January"
+    run.finish()
+    assert days.strftime("%d %B") == "31 January"
+
+
 def test_a_day_that_is_none_is_one_line(tmp_path):
     (tmp_path / "day.txt").write_text("soon")
     with days.of(tmp_path), pytest.raises(ValueError, match="day.txt: wanted a day such as 2026-01-31"):
@@ -327,6 +374,8 @@ def test_logits_that_are_no_numbers_have_a_reason_and_are_asked_again(folder, tm
             assert len(journal) == 0
         assert {(each.text, each.finish) for each in made} == {("", None)}
         assert all("logits are not numbers (NaN) from token 1 on" in each.reason for each in made)
+    with pytest.raises(FloatingPointError, match="log-probabilities are not numbers"):
+        likelihood.log_probabilities(str(folder), ["a"], ["b"], [True], Sampling())
 
 
 def test_the_first_token_without_numbers_is_noted_row_by_row():

@@ -142,5 +142,7 @@ def test_a_model_that_is_no_judge_leaves_every_verdict_unscored_with_its_words(s
     votes = judging.judge_arms(answers, "nan", panel)
     shown = [(f"id{i}", first) for i in range(3) for first in ("poir", "nan")]
     assert [(vote.prompt_id, vote.first_shown) for vote in votes] == shown
-    assert {(vote.verdict, vote.reason) for vote in votes} == {("unscored", "first line is not two scores")}
+    assert {(vote.verdict, vote.reason) for vote in votes} == {
+        ("unscored", "no [[A]], [[B]] or [[C]] in the last line")
+    }
     assert all(vote.raw for vote in votes)

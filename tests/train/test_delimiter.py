@@ -16,7 +16,7 @@ from nbutils.models import generate
 from nbutils.models.generate import render
 from nbutils.models.likelihood import written_ids
 from nbutils.models.templates import DELIMITER
-from nbutils.models.texts import Sampling, cut_at, spoken
+from nbutils.models.texts import Sampling, answered, cut_at, spoken
 from nbutils.models.turns import Turn, continued, turn_of
 from nbutils.train import poir_texts
 
@@ -275,6 +275,8 @@ def test_what_a_model_wrote_is_found_again_from_its_text(tokenizer):
     wrote = continued(tokenizer, [turn.head] * len(REWRITES), [turn.opening + text for text in REWRITES])
     given = [generate._decode(tokenizer, NET, ids, Sampling()).text for ids in wrote]
     assert written_ids(tokenizer, [turn] * len(given), given) == wrote
+    said = [answered(generate._decode(tokenizer, NET, ids, Sampling())).text for ids in wrote]
+    assert written_ids(tokenizer, [turn] * len(said), said) == wrote  # an empty thought is cut from what is given back
     plain = Turn(turn.head, None, "")
     assert written_ids(tokenizer, [plain], ["the fox"]) == continued(tokenizer, [turn.head], ["the fox"])
 

@@ -3,7 +3,9 @@
 import inspect
 import json
 import math
+import shutil
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from nbutils.data import pairs
 from nbutils.data.pairs import PreferencePair
 from nbutils.evaluate import answering, arms
-from nbutils.experiment import records
+from nbutils.experiment import days, records
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Pair, Prompt
 from nbutils.models import loading, references, templates, turns
@@ -114,6 +116,31 @@ def test_the_sandbox_is_taught_the_ids_of_the_whole_conversation(target):
     rewrite = tokenizer.decode(row[f"{side}_ids"][: row[f"{side}_split"]])
     assert rewrite == ("" if target == "dpo_awo" else PAIR.good_rewrite + templates.DELIMITER)
     assert target == "poir" or row[f"{side}_split"] in (0, len(row[f"{side}_ids"]))
+
+
+STRICT = (  # as Gemma's: no system role; and the date, as in Llama's
+    "on {{ strftime_now('%d %b %Y') }}{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("target", ["poir", "sft"])
+def test_a_template_that_refuses_the_system_role_trains_and_goes_on_the_next_day(tmp_path, monkeypatch, target):
+    policy = shutil.copytree(references.resolve("sandbox/prompter"), tmp_path / "policy")
+    (policy / "chat_template.jinja").write_text(STRICT)
+    for name in ("meta_prompt", "rewrite_answer"):
+        (tmp_path / f"{name}.txt").write_text("[system]\nImprove it.\n[user]\n{prompt}\n")
+    settings, given = replace(SETTINGS, target=target), Conditions(str(tmp_path), runtime=Runtime(8))
+    (tmp_path / target).mkdir()
+    for day in (30, 31):
+        today = type("Today", (date,), {"today": classmethod(lambda cls, day=day: cls(2026, 1, day))})
+        monkeypatch.setattr(days, "date", today)
+        days.begin(tmp_path / target)
+        history = poir.train(PAIRS, str(policy), "x", settings, tmp_path / target, given)[0]
+        assert len(list((tmp_path / target / "checkpoints").iterdir())) == 1 and len(history) == 2
+    days.begin(None)
 
 
 def test_a_raw_template_ends_with_the_end_of_text():
