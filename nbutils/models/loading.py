@@ -102,9 +102,11 @@ def _read(auto, ref: str, tokenizer, runtime: Runtime, more: dict | None = None)
     from transformers.utils import logging
 
     on = references.base(ref)
-    source = on or ref
-    target = source if on and "/" not in on else resolve(source)
-    known = load_kwargs(source if "/" in target else ref, runtime) | (more or {})
+    source = on if "/" in on else ref
+    known = load_kwargs(source, runtime) | (more or {})
+    if on and source == ref:  # one of the hub's oldest models: it has no owner, and no commit that we know
+        known.pop("revision", None)
+    target = on if on and source == ref else resolve(source)
     told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of what was in no file comes before the adapter; ours after it

@@ -11,7 +11,7 @@ def is_padding_harmless(net, by_generate: bool = False) -> bool:
     """Whether the next token's logits stay what they are with padding in front, by one small try of the model itself.
 
     by_generate: through net.generate, else by a plain pass with a mask and without positions. Rounding moves logits by
-    2% of their norm at most (29 architectures, bfloat16), padding that is not left out by 20% and more.
+    5% of their norm at most (29 architectures, 24 layers, bfloat16), padding that is not left out by 20% and more.
     """
     import torch
 

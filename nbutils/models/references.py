@@ -299,10 +299,10 @@ def describe(ref: str) -> dict:
 
 
 def _with_base(adapter: Path, number: int | None) -> int | None:
-    on = folders.base(adapter)
     try:
+        on = folders.base(adapter)
         whole = describe(on)["num_parameters"] if not base(on) else None
-    except ValueError:  # it is not here, which `check` says
+    except ValueError:  # it is nowhere, or its config is no JSON, which `check` says
         whole = None
     return number + whole if number and whole else None
 

@@ -1,5 +1,7 @@
 """Which models a step uses, which of them it trains, how large they are."""
 
+import contextlib
+
 from nbutils.evaluate import arms, watching
 from nbutils.experiment import paths, steps
 from nbutils.experiment.grid import PlannedStep
@@ -33,9 +35,13 @@ def is_made_before(reference: str, step: PlannedStep, planned: list[PlannedStep]
 
 
 def hub_ids(reference: str) -> list[str]:
-    """What has to come from the hub for a model: itself, or what an adapter stands on."""
-    found = [reference, references.base(reference)]
-    return [references.resolve(each) for each in found if "/" in each and references.kind(each) == "hub"]
+    """What has to come from the hub for a model: itself, or what an adapter stands on. What is nowhere is said by
+    references.check."""
+    found = []
+    with contextlib.suppress(ValueError):
+        for each in (reference, references.base(reference)):
+            found += [references.resolve(each)] if "/" in each and references.kind(each) == "hub" else []
+    return found
 
 
 def described(reference: str) -> dict:

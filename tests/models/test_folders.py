@@ -99,6 +99,8 @@ def test_an_adapter_counts_with_the_model_that_it_stands_on(tmp_path, whole):
     assert references.describe(lost)["num_parameters"] is None
     hub = adapter(tmp_path / "hub", "acme/Base-7B")
     assert references.describe(hub)["num_parameters"] == 7_000_000_000 + own
+    (tmp_path / "hub" / "adapter_config.json").write_text("<html>")
+    assert references.describe(hub)["num_parameters"] is None
 
 
 def test_an_adapter_whose_model_is_not_here_is_one_line(tmp_path, whole):

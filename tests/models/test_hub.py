@@ -141,3 +141,18 @@ def test_an_adapter_is_known_by_its_model_too(cache, models, tmp_path):
     assert before.endswith(f" on {ME}@{OLD}") and hub.main(ME) in references.local_files(adapter)
     cache(NEW, models[1])
     assert references.identity(adapter) == before.replace(OLD, NEW)
+
+
+def test_an_adapter_on_a_model_without_owner_is_loaded_whatever_its_own_commit(cache, models, tmp_path):
+    """gpt2 and its like: no reference of ours, but what old adapters name."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    made = get_peft_model(tiny_models.make("llama"), config)
+    made.peft_config["default"].base_model_name_or_path = "tiny2"
+    adapter = tiny_models.save(tmp_path / "adapter", made)
+    cache(OLD, adapter)
+    tiny_models.cache(tmp_path / "hub", "tiny2", NEW, models[0])
+    references.check(ME)
+    assert references.identity(ME) == f"{ME}@{OLD} on tiny2"
+    assert texts(ME) == texts(adapter) != texts(models[0])

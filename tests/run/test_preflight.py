@@ -147,6 +147,8 @@ def test_what_a_model_is_for_is_known_before_work(write, tmp_path):
         found = faults(write(step, **shared))
         assert [text for text in found if line in text], (line, found)
     assert not [text for text in faults(write(EVALUATE, prompter=adapter)) if f"{adapter} is" in text]
+    shown = "\n".join(plan.plan(write(EVALUATE, prompter=lost)))
+    assert f"{lost} is an adapter on /scratch/base-7b, which is not here" in shown and "Cannot run as it is" in shown
     assert "acme/Base-7B is not in the local cache (about 14.0 GB)" in "\n".join(
         plan.plan(write(EVALUATE, prompter=away))
     )
