@@ -44,6 +44,18 @@ def given(step, **values):
     return step | {"with": values}
 
 
+def test_a_key_that_is_none_is_one_line_that_does_not_show_it(write, monkeypatch):
+    path = write(given(COLLECT, responder="api:gpt-x"))
+    monkeypatch.setenv("OPENAI_API_KEY", "“sk-canary”")
+    (line,) = [line for line in faults(path) if "OPENAI_API_KEY" in line]
+    assert (
+        line
+        == "main/collect: api:gpt-x: OPENAI_API_KEY holds quotes: set it to the bare key, as your provider shows it"
+    )
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    assert not [line for line in faults(path) if "OPENAI_API_KEY" in line]
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
