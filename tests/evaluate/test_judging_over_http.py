@@ -13,7 +13,7 @@ from nbutils.evaluate import judging
 from nbutils.evaluate.judging import Panel, judge_arms
 from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Answer
-from nbutils.models import api, templates
+from nbutils.models import api, completions, templates
 from nbutils.models.devices import Runtime
 from nbutils.models.texts import Sampling
 
@@ -22,6 +22,7 @@ PANEL = Panel(("api:m",), templates.load("judge_pairwise", "paper"), Sampling(0.
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
+    completions.refused_by.cache_clear()  # a port may have been another server's
     with Server(fakes.longer, tmp_path / "ledger.txt") as served:
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-canary0123456789abcdef")

@@ -49,6 +49,7 @@ BROKEN = [name for name in PASSING if FAULTS[name].status == 200 and FAULTS[name
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """The server, which echoes prompts; retries come after 10 ms where the server does not ask for a wait."""
+    completions.refused_by.cache_clear()  # a port may have been another server's
     with Server(fakes.echo, tmp_path / "ledger.txt") as served:
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)

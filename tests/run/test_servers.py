@@ -8,6 +8,7 @@ from server import Fault, Server, billed
 from tiny_project import SHARED, make_project, write_experiment, write_notebook
 
 from nbutils.experiment.journal import Journal
+from nbutils.models import completions
 from nbutils.models.spending import Limits, Spending
 from nbutils.run import plan
 from nbutils.run.servers import try_servers
@@ -18,6 +19,7 @@ LIMITED = ASK + 'max_calls: int = 1\nmax_usd: float = 0.0\nprices: str = "prices
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
+    completions.refused_by.cache_clear()  # a port may have been another server's
     with Server(fakes.everyone, tmp_path / "ledger.txt") as served:
         monkeypatch.setenv("OPENAI_BASE_URL", served.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-canary0123456789abcdef")
