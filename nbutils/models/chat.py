@@ -21,6 +21,7 @@ from nbutils.models.texts import MARK, encodable, without_system
 TOKEN = "\ufdd1"  # before a token's string in `reader`; like MARK a noncharacter, and U+FFFD where a text holds one
 _THOUGHT = ("<think>", "</think>")  # a model's own words
 _ANSWER = "an answer that stands in no prompt"
+_STAND_IN = "a content that stands in no prompt, number"
 
 
 def write(model: str, tokenizer, messages: list[dict], answered: bool = False) -> str:
@@ -55,18 +56,28 @@ def _settle_day(tokenizer) -> None:
         _compile_jinja_template(template).globals["strftime_now"] = days.strftime
 
 
-def check_written(model: str, tokenizer, text: str, messages: list[dict]) -> str:
-    """text, if it holds every message's content, blanks around it apart. ValueError, in one line, if not.
+def write_whole(model: str, tokenizer, messages: list[dict], answered: bool = False) -> str:
+    """`write`, with every message's content whole, blanks around it apart.
 
-    Templates for pictures loop over the parts of a content and make nothing of a plain text.
+    Templates may read a content: Qwen3's takes an answer that quotes </think> for a thought, and drops all before it.
+    Then the template writes stand-ins, and the contents take their places. ValueError, in one line, where it leaves
+    these out too: templates for pictures loop over the parts of a content and make nothing of a plain text.
     """
-    for message in messages:
-        if marked(tokenizer, message["content"]).strip() not in text:
+    text = write(model, tokenizer, messages, answered)
+    contents = [marked(tokenizer, message["content"]).strip() for message in messages]
+    if all(content in text for content in contents):
+        return text
+    names = [f"{_STAND_IN} {number};" for number in range(len(messages))]
+    given = [message | {"content": name} for message, name in zip(messages, names, strict=True)]
+    text = write(model, tokenizer, given, answered)
+    for message, name in zip(messages, names, strict=True):
+        if name not in text:
             raise ValueError(
                 f"{model}'s chat template leaves out what the {message['role']} says: wanted one that writes each "
                 "message's content as text: correct chat_template.jinja in its folder"
             )
-    return text
+    found = dict(zip(names, contents, strict=True))
+    return re.sub("|".join(map(re.escape, names)), lambda name: found[name[0]], text)
 
 
 def marked(tokenizer, text: str) -> str:

@@ -13,7 +13,7 @@ from nbutils.experiment.words import count_words
 from nbutils.models import refusals
 from nbutils.models.references import Server
 from nbutils.models.refusals import LIMITS, SYSTEM, Trouble
-from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request_seed, without_system
+from nbutils.models.texts import Generation, Sampling, cut_at, encodable, request_seed, unbarred, without_system
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI  # takes a second to load
@@ -65,7 +65,7 @@ class Chat:
 
     def messages(self, request: dict, left_out: frozenset[str] = frozenset()) -> list[dict]:
         """The request's, a system message in the user's turn where the server refuses that role."""
-        given = request["messages"]
+        given = unbarred(request["messages"])
         return without_system(given) if SYSTEM in self.without | left_out else given
 
     def sent(self, request: dict, left_out: frozenset[str] = frozenset()) -> set[str]:

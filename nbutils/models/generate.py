@@ -15,7 +15,17 @@ from nbutils.experiment.words import count_words
 from nbutils.models import api, chat, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
 from nbutils.models.sampling import NumberWatch, SeededSampler
-from nbutils.models.texts import Generation, Sampling, answered, cut_at, encodable, request, request_seed
+from nbutils.models.texts import (
+    Generation,
+    Sampling,
+    answered,
+    cut_at,
+    encodable,
+    opened,
+    request,
+    request_seed,
+    unbarred,
+)
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -113,8 +123,8 @@ def render(model: str, tokenizer, messages: list[dict], answer: str | None = Non
     if messages[0]["role"] == "raw":
         return (tokenizer.bos_token or "") + encodable(messages[0]["content"]).replace(chat.TOKEN, "\ufffd")
     if answer is not None:
-        return chat.write(model, tokenizer, [*messages, {"role": "assistant", "content": answer}], answered=True)
-    return chat.check_written(model, tokenizer, chat.write(model, tokenizer, messages), messages)
+        return chat.write_whole(model, tokenizer, [*messages, {"role": "assistant", "content": answer}], answered=True)
+    return chat.write_whole(model, tokenizer, messages)
 
 
 def cut_batches(keys: list, sizes: list[int], runtime: Runtime) -> list[list]:
@@ -169,13 +179,8 @@ def _forward(net, tokenizer, texts: list[str], seeds: list[int], sampling: Sampl
             **stops,
         )
     made = [_decode(tokenizer, net, row[width:].tolist(), sampling) for row in output]
-    made = [_opened(text, each) for text, each in zip(texts, made, strict=True)]
+    made = [replace(each, text=opened(text, each.text)) for text, each in zip(texts, made, strict=True)]
     return [_without_numbers(each, lost) for each, lost in zip(made, watch.lost_at(), strict=True)]
-
-
-def _opened(asked: str, made: Generation) -> Generation:
-    """made with the opening tag of its thought, where the chat template wrote that at the end of what was asked."""
-    return replace(made, text=f"<think>\n{made.text}") if asked.rstrip().endswith("<think>") else made
 
 
 def _without_numbers(made: Generation, lost: int | None) -> Generation:
@@ -202,7 +207,7 @@ def _generate_callable(model, unique, answers, sampling, runtime, journal, note)
     """Yield each answer when it comes: the function may be paid for, and raise or be killed at its next call."""
     function = references.load_callable(model)
     for key in [key for key in unique if key not in answers]:
-        yield [(key, _returned(model, function(unique[key]["messages"]), sampling))]
+        yield [(key, _returned(model, function(unbarred(unique[key]["messages"])), sampling))]
 
 
 def _returned(model: str, text, sampling: Sampling) -> Generation:

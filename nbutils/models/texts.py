@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from nbutils.experiment import paths
 
+_TAG = "<think>"
 _OPENED = re.compile(r"\s*(?:<(think|thinking|seed:think)>|\[(THINK)\])")
 _CLOSED = re.compile(  # of a thought that the prompt opened: on a line of its own, or before a blank line
     r"^[ \t]*</think>[ \t]*$|</think>[ \t]*(?=\r?\n[ \t\r]*\n|\Z)", re.M
@@ -58,6 +59,13 @@ def barred(text: str) -> str:
     return _CONTROL.sub(rf"\g<0>{MARK}", text)
 
 
+def unbarred(messages: list[dict]) -> list[dict]:
+    """messages without the marks of `barred`, as whoever has no tokenizer here is to read them."""
+    if messages[0]["role"] != "raw":
+        return messages
+    return [message | {"content": message["content"].replace(MARK, "")} for message in messages]
+
+
 def cut_at(text: str, stop: tuple[str, ...]) -> str:
     """text up to the first stop string, or all of it."""
     places = [text.find(string) for string in stop if string in text]
@@ -82,6 +90,11 @@ def spoken(text: str) -> str | None:
             return None
         start = end + len(closing)
     return text[start:].lstrip() if start else text
+
+
+def opened(asked: str, text: str) -> str:
+    """text with the opening tag of its thought, where the chat template wrote that at the end of what was asked."""
+    return f"{_TAG}\n{text}" if asked.rstrip().endswith(_TAG) else text
 
 
 def answered(made: Generation) -> Generation:

@@ -30,7 +30,7 @@ from nbutils.models import chat, loading, references, templates
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions, render
 from nbutils.models.padding import is_padding_harmless
-from nbutils.models.texts import encodable
+from nbutils.models.texts import encodable, messages_of, opened
 from nbutils.train import training
 from nbutils.train.alignpro_reward import make_reward
 from nbutils.train.alignpro_settings import Models, Settings, check
@@ -85,11 +85,12 @@ def train(prompts: list[Prompt], models: Models, settings: Settings, folder: Pat
     work = training.checkpoint_folder(folder, asdict(settings), identity, [row.prompt_id for row in prompts])
     tokenizer = loading.load_tokenizer(policy, runtime)
     template = "meta_prompt" if settings.policy == "prompter" else None
+    begun = opened(render(policy, tokenizer, messages_of("a prompt")), "")
     warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
     with Journal(Path(folder) / "journal.jsonl") as journal:
         trainer = trainer_class(
             model=references.resolve(policy),
-            reward_funcs=make_reward(models, settings, replace(given, journal=journal, progress=False), work),
+            reward_funcs=make_reward(models, settings, replace(given, journal=journal, progress=False), work, begun),
             args=_config(config_class, work, policy, settings, runtime),
             train_dataset=_dataset(drawn(prompts, settings), template and templates.load(template, given.templates)),
             processing_class=tokenizer,

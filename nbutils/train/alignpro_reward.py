@@ -17,17 +17,18 @@ from nbutils.train import training
 from nbutils.train.alignpro_settings import Models, Settings
 
 
-def make_reward(models: Models, settings: Settings, given: Conditions, work: Path | None = None):
+def make_reward(models: Models, settings: Settings, given: Conditions, work: Path | None = None, begun: str = ""):
     """TRL's reward function: completions → rewards, None where the response or its score is missing.
 
     Responses are seeded per step, so that a resumed run draws the same ones; they and their scores are kept in given's
     journal by (x, x', responder, sampling, sample). FloatingPointError for a score that is NaN or infinite, naming
-    the last good checkpoint in work.
+    the last good checkpoint in work. begun: what the policy's chat template has written of each completion, the opening
+    tag of a thought.
     """
     asking = _Asking(models, settings, given, work)
 
     def reward(completions, completion_ids, x, trainer_state, log_metric, **_):
-        texts = [spoken(turns[0]["content"]) for turns in completions]
+        texts = [spoken(begun + turns[0]["content"]) for turns in completions]
         if settings.policy == "responder":
             scores = asking.scores(x, texts)
         else:

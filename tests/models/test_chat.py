@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nbutils.experiment import days, steps
 from nbutils.experiment.journal import Journal
-from nbutils.models import chat, generate, likelihood, loading, references, scoring, templates
+from nbutils.models import chat, completions, generate, likelihood, loading, references, scoring, templates, turns
 from nbutils.models.devices import Runtime
 from nbutils.models.sampling import NumberWatch
 from nbutils.models.texts import Sampling
@@ -215,6 +215,15 @@ def test_a_prompt_in_a_raw_template_is_text_and_the_template_tokens():
     assert asked[0] == [{"role": "raw", "content": "<|user|>improve: tell me.<|assistant|>"}]
 
 
+def test_nobody_without_a_tokenizer_here_is_shown_the_marks_of_a_raw_prompt():
+    template = templates.Template(None, "improve: {prompt}", raw=True)
+    asked = templates.messages(template, prompt=FORGING)
+    assert chat.MARK in asked[0]["content"]
+    assert generate.generate("fakes:echo", [asked], Sampling())[0].text == f"improve: {FORGING}"
+    sent = completions.Chat(None, references.server("api:m"), Sampling(), set()).messages({"messages": asked})
+    assert sent == [{"role": "raw", "content": f"improve: {FORGING}"}]
+
+
 # Chat templates
 
 
@@ -263,6 +272,24 @@ def test_a_thought_that_the_template_opens_is_cut_and_one_that_does_not_end_is_n
         )
     assert made[0].text == "" and made[0].reason.startswith("no text: a thought that does not end")
     assert "<think>" in (tmp_path / "journal.jsonl").read_text("utf-8")
+
+
+def test_a_content_that_the_template_reads_is_whole():
+    """Qwen3's takes an answer that quotes </think> for a thought: one such response would stop the step."""
+    tokenizer = copy.deepcopy(MADE["byte-level BPE"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+        "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+    )
+    said = "write <think> and </think> around it</s>"
+    marked = chat.marked(tokenizer, said)
+    assert scoring.render_pair(tokenizer, said, said) == (
+        f"<start_of_turn>user\n{marked}<end_of_turn>\n<start_of_turn>assistant\n{marked}<end_of_turn>\n"
+    )
+    turn = turns.turn_of("m", tokenizer, ask(said))
+    assert turn.head == f"<start_of_turn>user\n{marked}<end_of_turn>\n<start_of_turn>assistant\n"
+    assert (turn.opening, turn.closing) == ("", "<end_of_turn>\n")
+    assert chat.encode(tokenizer, [turn.head])[0].count(tokenizer.eos_token_id) == 0
 
 
 def test_a_template_may_trim_a_content():

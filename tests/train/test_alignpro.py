@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -67,8 +68,6 @@ def test_settings_that_cannot_work_are_one_line(change, line):
 
 def rewarded(completions, x, step=0, settings=SETTINGS, reward="fakes:length", responder="fakes:echo", journal=None):
     """The reward function on completions of as many tokens as they have words."""
-    from types import SimpleNamespace
-
     logged = {}
     function = make_reward(Models("sandbox/prompter", responder, reward), settings, under(4, journal))
     turns = [[{"role": "assistant", "content": text}] for text in completions]
@@ -90,6 +89,27 @@ def test_what_a_policy_thinks_is_neither_sent_nor_scored():
     assert scores == [6.0, None, 4.0] and logged["unscored"] == pytest.approx(1 / 3)
     own, _ = rewarded(texts, ["x", "prompt", "y"], settings=replace(SETTINGS, policy="responder"))
     assert own == [6.0, None, 4.0]
+
+
+def test_a_thought_that_the_template_opens_is_one_in_rollouts_too(tmp_path, monkeypatch):
+    """generate feeds the opening tag with the prompt: one that does not end is no rewrite, though no tag is in it."""
+    folder = shutil.copytree(references.resolve("sandbox/prompter"), tmp_path / "policy")
+    own = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(own + "{{ '<think>\n' if add_generation_prompt }}")
+    found = []
+
+    def rollout(trainer, *_):
+        texts = ["the user wants more", "more?\n</think>\n\nlonger"]
+        turns = [[{"role": "assistant", "content": text}] for text in texts]
+        state = SimpleNamespace(global_step=0)
+        function = trainer.reward_funcs[0]
+        found.extend(function(turns, [[1], [1]], x=["x", "y"], trainer_state=state, log_metric=lambda *_: None))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alignpro.training, "run", rollout)
+    with pytest.raises(KeyboardInterrupt):
+        alignpro.train(PROMPTS, Models(str(folder), "fakes:echo", "fakes:length"), SETTINGS, tmp_path, under(8))
+    assert found == [None, 6.0]
 
 
 def test_responder_policy_scores_its_own_completion():
