@@ -103,24 +103,32 @@ def _rewrites(
     made = probe.given.ask(model, requests, probe.given.rewriting, [i for _, i in asked], f"{source}: rewrites")
     ratios = _log_ratios(probe, moved, requests, made, probe.given.rewriting)
     rows = [
-        Sample(row.prompt_id, row.prompt, source, i, arms.clean_rewrite(text.text), j, "", None, ratio)
+        Sample(
+            row.prompt_id, row.prompt, source, i, arms.clean_rewrite(text.text), j, "", None, ratio, True, text.reason
+        )
         for (row, i), text, ratio in zip(asked, made, ratios, strict=True)
         for j in range(probe.num_responses)
     ]
-    sent = [arms.sent(row.rewrite, row.prompt) for row in rows]
-    numbers = [row.response_draw for row in rows]
+    known = [row for row in rows if row.reason is None]  # no rewrite is not an empty one, which would send the prompt
+    sent = [arms.sent(row.rewrite, row.prompt) for row in known]
+    numbers = [row.response_draw for row in known]
     heard = probe.given.ask(probe.responder, sent, probe.given.responding, numbers, f"{source}: responses")
-    return _scored(probe, rows, heard)
+    found = iter(_scored(probe, known, heard))
+    return [next(found) if row.reason is None else row for row in rows]
 
 
 def _log_ratios(probe: Probe, moved: str | None, prompts: list, made: list[Generation], sampling: Sampling) -> list:
-    """log moved − log untrained probability of each text, nats; all None without a moved policy."""
+    """log moved − log untrained probability of all that was written, with what was thought first, nats; None where
+    there is no text, and without a moved policy."""
     if moved is None:
         return [None] * len(made)
     before = probe.prompter if probe.policy == "prompter" else probe.responder
-    texts, ends = [each.text for each in made], [each.finish == "stop" for each in made]
-    found = (log_probabilities(each, prompts, texts, ends, sampling, probe.given.runtime) for each in (moved, before))
-    return [a - b for a, b in zip(*found, strict=True)]
+    known = [(prompt, each) for prompt, each in zip(prompts, made, strict=True) if each.reason is None]
+    asked, texts = [prompt for prompt, _ in known], [each.thought + each.text for _, each in known]
+    ends = [each.finish == "stop" for _, each in known]
+    found = (log_probabilities(each, asked, texts, ends, sampling, probe.given.runtime) for each in (moved, before))
+    ratios = iter([a - b for a, b in zip(*found, strict=True)])
+    return [next(ratios) if each.reason is None else None for each in made]
 
 
 def _scored(probe: Probe, rows: list[Sample], made: list[Generation]) -> list[Sample]:

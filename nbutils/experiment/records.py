@@ -94,7 +94,8 @@ class Sample:
     """One response behind the reward-KL frontier. source: whose draw it is (own: the frozen responder's, to the prompt
     itself; initial: the untrained prompter's; step N; trained). draw: number of the rewrite (of the response, where the
     responder is trained); log_ratio: log source − log untrained probability of what the policy wrote, nats; of
-    what the untrained policy wrote, log trained − log untrained. finished: whether the response came to its own end."""
+    what the untrained policy wrote, log trained − log untrained. finished: whether the response came to its own end.
+    reason: why there is no rewrite, or no response."""
 
     prompt_id: str
     prompt: str

@@ -57,27 +57,41 @@ def _settle_day(tokenizer) -> None:
 
 
 def write_whole(model: str, tokenizer, messages: list[dict], answered: bool = False) -> str:
-    """`write`, with every message's content whole, blanks around it apart.
+    """`write`, with every message's content whole, blanks around it apart, where the template writes contents at all.
 
     Templates may read a content: Qwen3's takes an answer that quotes </think> for a thought, and drops all before it.
-    Then the template writes stand-ins, and the contents take their places. ValueError, in one line, where it leaves
-    these out too: templates for pictures loop over the parts of a content and make nothing of a plain text.
+    Then the template writes stand-ins, and the contents take their places.
     """
     text = write(model, tokenizer, messages, answered)
-    contents = [marked(tokenizer, message["content"]).strip() for message in messages]
+    contents = [_content(tokenizer, message) for message in messages]
     if all(content in text for content in contents):
         return text
     names = [f"{_STAND_IN} {number};" for number in range(len(messages))]
     given = [message | {"content": name} for message, name in zip(messages, names, strict=True)]
-    text = write(model, tokenizer, given, answered)
-    for message, name in zip(messages, names, strict=True):
-        if name not in text:
+    other = write(model, tokenizer, given, answered)
+    if not all(name in other for name in names):
+        return text
+    found = dict(zip(names, contents, strict=True))
+    return re.sub("|".join(map(re.escape, names)), lambda name: found[name[0]], other)
+
+
+def check_written(model: str, tokenizer, text: str, messages: list[dict]) -> str:
+    """text, if it holds every message's content, blanks around it apart. ValueError, in one line, if not.
+
+    Templates for pictures loop over the parts of a content and make nothing of a plain text.
+    """
+    for message in messages:
+        if _content(tokenizer, message) not in text:
             raise ValueError(
                 f"{model}'s chat template leaves out what the {message['role']} says: wanted one that writes each "
                 "message's content as text: correct chat_template.jinja in its folder"
             )
-    found = dict(zip(names, contents, strict=True))
-    return re.sub("|".join(map(re.escape, names)), lambda name: found[name[0]], text)
+    return text
+
+
+def _content(tokenizer, message: dict) -> str:
+    """A message's content as a template at least writes it."""
+    return marked(tokenizer, message["content"]).strip()
 
 
 def marked(tokenizer, text: str) -> str:

@@ -124,7 +124,7 @@ def render(model: str, tokenizer, messages: list[dict], answer: str | None = Non
         return (tokenizer.bos_token or "") + encodable(messages[0]["content"]).replace(chat.TOKEN, "\ufffd")
     if answer is not None:
         return chat.write_whole(model, tokenizer, [*messages, {"role": "assistant", "content": answer}], answered=True)
-    return chat.write_whole(model, tokenizer, messages)
+    return chat.check_written(model, tokenizer, chat.write_whole(model, tokenizer, messages), messages)
 
 
 def cut_batches(keys: list, sizes: list[int], runtime: Runtime) -> list[list]:

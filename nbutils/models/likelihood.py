@@ -1,9 +1,9 @@
 """log π(y | x) of whole texts under a local model, in nats: for KL divergences and total variations of real models.
 
 The policy is the one that `generate` samples from: temperature, top-k and top-p are part of it, so that a text outside
-the nucleus has log-probability −∞. A text is read as the tokens that it has behind its prompt, with the opening of its
-chat template (turns.py) where decoding drops that: the sampled ones, unless the model split a word in an unusual way or
-left the template's opening out.
+the nucleus has log-probability −∞. A text may begin with the thought that its model wrote first. It is read as the
+tokens that it has behind its prompt, with the opening of its chat template (turns.py) where decoding drops that: the
+sampled ones, unless the model split a word in an unusual way or left the template's opening out.
 """
 
 import math
@@ -12,7 +12,7 @@ from nbutils.models import chat, loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import cut_batches, run_batches
 from nbutils.models.sampling import filter_scores
-from nbutils.models.texts import Sampling, messages_of, spoken
+from nbutils.models.texts import Sampling, messages_of, spoken, unopened
 from nbutils.models.turns import Turn, continued, decode, turn_of
 
 
@@ -58,7 +58,7 @@ def written_ids(tokenizer, turns: list[Turn], texts: list[str]) -> list[list[int
     """The ids that a model wrote in each turn, of which generation gave back text: with the template's opening where
     that leaves no trace in the text (a blank that a SentencePiece decoder strips), else the text's alone."""
     heads, openings = [turn.head for turn in turns], [turn.opening or "" for turn in turns]
-    marked = [chat.marked(tokenizer, text) for text in texts]
+    marked = [chat.marked(tokenizer, unopened(turn.head, text)) for turn, text in zip(turns, texts, strict=True)]
     plain = continued(tokenizer, heads, marked)
     if not any(openings):
         return plain

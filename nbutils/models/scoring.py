@@ -153,4 +153,4 @@ def render_pair(tokenizer, prompt: str, response: str) -> str:
     or leaves one of the two out."""
     name, turns = tokenizer.name_or_path, [{"role": "user", "content": prompt}]
     turns = [*turns, {"role": "assistant", "content": response}]
-    return chat.write_whole(name, tokenizer, turns, answered=True)
+    return chat.check_written(name, tokenizer, chat.write_whole(name, tokenizer, turns, answered=True), turns)

@@ -34,7 +34,8 @@ class Generation:
     no text, or None.
 
     prompt_tokens: what an API says it read, None for a model on this machine. is_open: whether another run may bring a
-    text, as where a server failed; a reason that is the prompt's own is final.
+    text, as where a server failed; a reason that is the prompt's own is final. thought: what the model wrote in front
+    of text; empty where nobody has cut it off yet, as in the journal.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Generation:
     reason: str | None = None
     prompt_tokens: int | None = None
     is_open: bool = False
+    thought: str = ""
 
 
 def encodable(text: str) -> str:
@@ -97,12 +99,18 @@ def opened(asked: str, text: str) -> str:
     return f"{_TAG}\n{text}" if asked.rstrip().endswith(_TAG) else text
 
 
+def unopened(asked: str, text: str) -> str:
+    """text as the model wrote it: without the tag that `opened` puts before it."""
+    return text.removeprefix(opened(asked, ""))
+
+
 def answered(made: Generation) -> Generation:
     """made as whoever asked reads it: without what the model thought first; one that only thought has no text."""
     said = spoken(made.text)
     if said is None:
         return replace(made, text="", reason=f"no text: a thought that does not end, {made.num_tokens} tokens")
-    return made if said == made.text else replace(made, text=said)
+    thought = made.text.removesuffix(said)
+    return replace(made, text=said, thought=thought) if thought else made
 
 
 def is_cut(made: Generation, kept: str) -> bool | None:

@@ -88,3 +88,32 @@ def test_a_prompt_of_two_sets_is_drawn_once():
     """Drawn twice, its rows would make the frontier's arrays ragged."""
     twice = [PROMPTS[0], replace(PROMPTS[0], prompt_set="other"), *PROMPTS[1:]]
     assert probe.draw(ASKED, twice, {}) == probe.draw(ASKED, PROMPTS, {})
+
+
+THOUGHT = "<think>\nfoxes eat mice.\n</think>\n\n"
+
+
+def test_no_rewrite_is_a_missing_one_and_what_was_thought_is_part_of_what_was_written(monkeypatch):
+    """A thought that does not end is not an empty rewrite, which would send the prompt, at a ratio of 0. The ratio of
+    one that ends is that of the whole text: here by the likelihood of a prompt that holds the thought."""
+    own = generation._forward
+
+    def thinking(net, tokenizer, texts, *rest):
+        made = own(net, tokenizer, texts, *rest)
+        if not texts[0].startswith("<|user|>rephrase"):
+            return made
+        first = [replace(each, text=THOUGHT + each.text) for each in made]
+        return [replace(each, text="<think>\nfox", finish="length") if i == 1 else each for i, each in enumerate(first)]
+
+    monkeypatch.setattr(generation, "_forward", thinking)
+    asked = []
+    monkeypatch.setattr(
+        probe, "log_probabilities", lambda model, prompts, texts, *rest: asked.append(texts) or [0.0] * len(texts)
+    )
+    made = [row for row in probe.draw(ASKED, PROMPTS[:1], {"trained": "sandbox/prompter"}) if row.source == "initial"]
+    lost = [row for row in made if row.rewrite == ""]
+    assert len(made) == 16 and len(lost) == 2
+    assert {(row.response, row.reward, row.log_ratio) for row in lost} == {("", None, None)}
+    assert all(row.reason.startswith("no text: a thought that does not end") for row in lost)
+    assert len(asked[0]) == 7 and all(text.startswith(THOUGHT) for text in asked[0])
+    assert all(row.reason is None and THOUGHT not in row.rewrite for row in made if row not in lost)

@@ -1,12 +1,13 @@
 """Log-probabilities of whole texts: against the model itself, token by token, and against sampled frequencies."""
 
 import math
+import shutil
 from collections import Counter
 
 import pytest
 import torch
 
-from nbutils.models import loading
+from nbutils.models import loading, references
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import generate, render
 from nbutils.models.likelihood import knows_probabilities, log_probabilities
@@ -64,3 +65,22 @@ def test_what_tells_no_probabilities_is_one_line():
     with pytest.raises(ValueError, match="wanted a temperature above 0"):
         log_probabilities(MODEL, ["x"], ["y"], [True], Sampling(0.0))
     assert log_probabilities(MODEL, [], [], [], Sampling()) == []
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_thought_is_part_of_what_was_written(tmp_path, opens):
+    """By hand: the answer stands behind the thought, and a tag that the prompt has is not read twice."""
+    folder = shutil.copytree(references.resolve(MODEL), tmp_path / "model")
+    own = (folder / "chat_template.jinja").read_text()
+    tag = "<think>\n"
+    if opens:
+        (folder / "chat_template.jinja").write_text(own + "{{ '<think>\n' if add_generation_prompt }}")
+    text = "the fox?\n</think>\n\nthe fox eats mice."
+    net, tokenizer = loading.load_causal(str(folder), Runtime())
+    ids = tokenizer(f"<|user|>{PROMPTS[0]}<|assistant|>" + tag * opens)["input_ids"]
+    written = tokenizer(text if opens else tag + text)["input_ids"] + [tokenizer.eos_token_id]
+    with torch.inference_mode():
+        logps = torch.log_softmax(net(input_ids=torch.tensor([ids + written])).logits[0], -1)
+    wanted = sum(logps[len(ids) - 1 + i, token].item() for i, token in enumerate(written))
+    found = log_probabilities(str(folder), PROMPTS[:1], [tag + text], [True], Sampling())
+    assert found == [pytest.approx(wanted, abs=1e-3)]
