@@ -49,6 +49,7 @@ ANSWER_COLUMNS = (
     *("reward", "gold_reward", "num_tokens", "reason"),
 )
 _ENDINGS = ("finish", "rewrites_cut")  # older files lack them
+_REASONS = ("reward_reason", "gold_reward_reason")  # these too
 
 
 def arm_order(arms) -> list[str]:
@@ -176,7 +177,9 @@ def _missing(answers, verdicts) -> list[tuple]:
 
 
 def _unrewarded(what: str, prompt_set: str, arm: str, part: pd.DataFrame) -> list[tuple]:
-    reasons = part.loc[part[what.replace(" ", "_")].isna(), "reason"].map(_reason)
+    column = what.replace(" ", "_")
+    lost = part[part[column].isna()]
+    reasons = lost["reason"].where(lost["reason"].notna(), lost[f"{column}_reason"]).map(_reason)
     return [(what, prompt_set, arm, why, num, len(part)) for why, num in sorted(reasons.value_counts().items())]
 
 
@@ -204,10 +207,11 @@ def _records(rows) -> list[dict]:
 
 def _answers(rows) -> pd.DataFrame:
     """Answers sorted by their key, numbers as floats (a missing one NaN); columns that are absent are all missing."""
-    table = pd.DataFrame(rows).reindex(columns=[*ANSWER_COLUMNS, *_ENDINGS])
+    table = pd.DataFrame(rows).reindex(columns=[*ANSWER_COLUMNS, *_ENDINGS, *_REASONS])
     for name in ("reward", "gold_reward", "num_tokens", "rewrites_cut"):
         table[name] = pd.to_numeric(table[name]).astype(float)
-    keys = ["prompt_set", "arm", "prompt_id", "sample", *_ENDINGS]  # of two rows alike, the one that knows its ending
+    more = [*_ENDINGS, *_REASONS]  # of two rows alike, the one that knows them
+    keys = ["prompt_set", "arm", "prompt_id", "sample", *more]
     table = table.sort_values(keys, ignore_index=True)
     return table.drop_duplicates(list(ANSWER_COLUMNS), ignore_index=True)  # an arm that two evaluations answered alike
 

@@ -10,11 +10,13 @@ from nbutils.collect.critique import Loop
 from nbutils.evaluate import arms
 from nbutils.evaluate.arms import Arm, Tilt
 from nbutils.experiment import paths
+from nbutils.experiment.journal import Journal
 from nbutils.experiment.records import Answer, Prompt, prompt_id
 from nbutils.experiment.steps import read_manifest
 from nbutils.models import scoring, templates
 from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions
+from nbutils.models.scoring import Scored
 from nbutils.models.texts import Generation, Sampling, is_cut
 
 _LOOP_SAMPLES = 10_000  # sample indices that the loop of one sample may take
@@ -177,6 +179,20 @@ def _answer(arm: Arm, prompt: Prompt, sample: int, final: str, trail: Trail, mad
         finish=made.finish,
         rewrites_cut=trail.cut,
     )
+
+
+def rewarded(
+    answers: list[Answer], reward_model: str, gold_reward: str, runtime: Runtime, journal: Journal | None = None
+) -> list[Answer]:
+    """answers with the rewards of both referees against the original prompts, and why there is none where there is a
+    response. gold_reward: empty for none."""
+    asked, said = [row.prompt for row in answers], [None if row.reason else row.response for row in answers]
+    scores = scoring.scored(reward_model, asked, said, runtime, journal)
+    gold = scoring.scored(gold_reward, asked, said, runtime, journal) if gold_reward else [Scored(None)] * len(answers)
+    return [
+        replace(row, reward=r.reward, reward_reason=r.reason, gold_reward=g.reward, gold_reward_reason=g.reason)
+        for row, r, g in zip(answers, scores, gold, strict=True)
+    ]
 
 
 def rewrite_and_respond(experiment: str, cell: str, arm: str, prompt: str) -> tuple[list[str], str]:

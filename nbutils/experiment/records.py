@@ -71,6 +71,7 @@ class Answer:
 
     finish: how the response ended, stop | length (at its limit of tokens); rewrites_cut: whether any of the rewrites
     ended at its own. None where nothing tells, as in files of older runs, or where no model wrote a rewrite.
+    reason: why there is no response; reward_reason, gold_reward_reason: why a response has no such reward.
     """
 
     prompt_id: str
@@ -87,6 +88,8 @@ class Answer:
     reason: str | None = None
     finish: str | None = None
     rewrites_cut: bool | None = None
+    reward_reason: str | None = None
+    gold_reward_reason: str | None = None
 
 
 @dataclass(frozen=True)

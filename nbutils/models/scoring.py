@@ -4,6 +4,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from tqdm.std import tqdm
 
@@ -17,6 +18,13 @@ from nbutils.models.generate import cut_batches, run_batches
 _POSITIONS = re.compile(r"(?:^|\.)(wpe|position_embeddings|embed_positions)$")
 
 
+class Scored(NamedTuple):
+    """A reward, and where there is none why; no reason for a response that is missing itself."""
+
+    reward: float | None
+    reason: str | None = None
+
+
 def score(
     model: str,
     prompts: list[str],
@@ -26,10 +34,24 @@ def score(
     label: str | None = None,
     only_finite: bool = False,
 ) -> list[float | None]:
+    """The rewards of `scored`, alone."""
+    found = scored(model, prompts, responses, runtime, journal, label, only_finite)
+    return [each.reward for each in found]
+
+
+def scored(
+    model: str,
+    prompts: list[str],
+    responses: list[str | None],
+    runtime: Runtime = Runtime(),
+    journal: Journal | None = None,
+    label: str | None = None,
+    only_finite: bool = False,
+) -> list[Scored]:
     """Rewards in the model's own units, one per (prompt, response), in order; None where there is no finite value.
 
     A missing response (None) has no reward, nor has one that is, with its prompt, longer than a classifier reads: how
-    many is said on the screen, and the journal keeps the reason. only_finite: a NaN or infinite score raises
+    many is said on the screen, and the journal keeps the reasons. only_finite: a NaN or infinite score raises
     FloatingPointError instead.
     Sequence classifiers see [user: prompt, assistant: response] through their own chat template. Scores do not depend
     on the batch: rows are padded on the right and masked, and batches are cut from the whole list, known or not, so
@@ -39,23 +61,32 @@ def score(
     identity = references.identity(model)
     keys = {pair: paths.sha256_json(["reward", identity, *pair]) for pair in pairs}
     known = {pair: journal.get(key) for pair, key in keys.items()} if journal is not None else {}
-    found = {pair: value["reward"] for pair, value in known.items() if value is not None}
+    found = {pair: Scored(**value) for pair, value in known.items() if value is not None}
     backend = _score_callable if references.kind(model) == "callable" else _score_classifier
     with Bar(len(keys), label, len(found)) as bar:
         for raw in backend(model, list(keys), found, runtime) if len(found) < len(keys) else ():
             wrong = [value for _, value, _ in raw if value is not None and not math.isfinite(value)]
             if wrong and only_finite:
                 raise FloatingPointError(f"{model} gave a reward of {wrong[0]}")
-            batch = {pair: {"reward": finite(value)} | ({"reason": why} if why else {}) for pair, value, why in raw}
+            batch = {pair: Scored(finite(value), why or _why_none(model, value)) for pair, value, why in raw}
             if journal is not None:
                 keep = journal.append_soon if backend is _score_callable else journal.append_many
-                keep((keys[pair], scored) for pair, scored in batch.items())
-            found |= {pair: scored["reward"] for pair, scored in batch.items()}
+                keep((keys[pair], _kept(each)) for pair, each in batch.items())
+            found |= batch
             bar.update(len(batch))
     return [
-        None if response is None else found[prompt, response]
+        Scored(None) if response is None else found[prompt, response]
         for prompt, response in zip(prompts, responses, strict=True)
     ]
+
+
+def _why_none(model: str, value) -> str | None:
+    return None if finite(value) is not None else f"{model} gave {'none' if value is None else value}"
+
+
+def _kept(each: Scored) -> dict:
+    """What the journal holds of a score: a reason only where there is one."""
+    return {name: value for name, value in each._asdict().items() if name == "reward" or value is not None}
 
 
 def means(scores: list[float | None], number: int) -> list[float | None]:

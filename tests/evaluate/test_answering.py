@@ -1,15 +1,18 @@
 """Arms: prompters in sequence before a responder; what was sent is what is recorded."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
+from nbutils.analyse import tables
 from nbutils.collect import critique
 from nbutils.evaluate import answering, arms
 from nbutils.evaluate.arms import Arm, Prompter
 from nbutils.experiment.records import Prompt
+from nbutils.models.devices import Runtime
 from nbutils.models.generate import Conditions
 from nbutils.models.texts import Generation, Sampling
 
@@ -204,3 +207,21 @@ def test_no_prompt_keeps_its_own_rewrite_when_shuffled(prompts, seed):
     made = answering.others(prompts, [0] * len(prompts), [[text] for text in prompts], seed)
     alone = len(set(prompts)) == 1
     assert all((steps == [text]) == alone for text, steps in zip(prompts, made, strict=True))
+
+
+def test_why_a_response_has_no_reward_stands_in_its_row_and_in_the_table_of_what_is_missing():
+    """It is no reason to leave the response unjudged, as that of a missing response is."""
+    rows = [Prompt(str(i), f"prompt {i}", "s") for i in range(4)]
+    made = answering.answer(Arm("nan", (), "fakes:echo"), rows, 1, Conditions("sandbox"))
+    made[1] = replace(made[1], response="", reason="prompt too long")
+    found = answering.rewarded(made, "fakes:broken_rewards", "fakes:length", Runtime())
+    assert [row.reward for row in found] == [None] * 4 and [row.gold_reward for row in found] == [8.0, None, 8.0, 8.0]
+    why = [f"fakes:broken_rewards gave {value}" for value in ("nan", "inf", "none")]
+    assert [row.reward_reason for row in found] == [why[0], None, *why[1:]]
+    assert [row.reason for row in found] == [None, "prompt too long", None, None]
+    table = tables.missing([asdict(row) for row in found], [])
+    counted = table.set_index(["what", "reason"]).num_missing.to_dict()
+    assert counted == {("reward", each): 1 for each in (*why, "prompt too long")} | {
+        ("gold reward", "prompt too long"): 1
+    }
+    assert {row.gold_reward for row in answering.rewarded(made, "fakes:length", "", Runtime())} == {None}

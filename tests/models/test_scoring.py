@@ -40,6 +40,24 @@ def test_values_that_are_not_finite_stay_missing():
     assert scoring.score("fakes:broken_rewards", PROMPTS[:4], ["a", "b", "c", "d"]) == [None, None, None, 1.0]
 
 
+def test_why_a_response_has_no_reward_is_told_and_kept(tmp_path):
+    """Also by the next run, from the journal; a missing response has no reason of its own."""
+    asked = PROMPTS[:5], ["a", "b", None, "c", "d"]
+    wanted = [
+        "fakes:broken_rewards gave nan",
+        "fakes:broken_rewards gave inf",
+        None,
+        "fakes:broken_rewards gave none",
+        None,
+    ]
+    for _ in range(2):
+        with Journal(tmp_path / "journal.jsonl") as journal:
+            found = scoring.scored("fakes:broken_rewards", *asked, journal=journal)
+        assert [each.reward for each in found] == [None, None, None, None, 1.0]
+        assert [each.reason for each in found] == wanted
+    assert (tmp_path / "journal.jsonl").read_text().count('"reason"') == 3
+
+
 @pytest.mark.parametrize(
     ("returned", "scores"),
     [
