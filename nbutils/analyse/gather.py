@@ -255,7 +255,7 @@ def _note(row: dict) -> str:
     steps = row["rewrites"] if isinstance(row["rewrites"], list) else []
     nothing = bool(steps) and not any(steps)
     notes = {
-        "the prompter wrote nothing, the prompt was sent": nothing,
+        "the prompter wrote nothing, the prompt was sent": nothing and not str(row["reason"]).startswith("no rewrite"),
         f"the last of {len(steps)} rewrites": len(steps) > 1 and not nothing,
         "rewrite cut at its limit of tokens": row.get("rewrites_cut") is True,
         "response cut at its limit of tokens": row.get("finish") == "length",

@@ -27,11 +27,14 @@ _T = TypeVar("_T")
 class Trail:
     """What came of one prompt before the responder: a rewrite per prompter in sequence, empty for an arm that has none.
 
-    cuts: for each rewrite that a model wrote whether it ended at its limit of tokens, None where nothing tells.
+    cuts: for each rewrite that a model wrote whether it ended at its limit of tokens, None where nothing tells. reason:
+    why a prompter gave no rewrite (a thought without an end, a filter, logits that are no numbers): nothing is answered
+    then. One that wrote nothing has none: its rewrite is empty, and the prompt itself is sent.
     """
 
     rewrites: list[str] = field(default_factory=list)
     cuts: list[bool | None] = field(default_factory=list)
+    reason: str | None = None
 
     @property
     def cut(self) -> bool | None:
@@ -46,7 +49,11 @@ def answer(arm: Arm, prompts: list[Prompt], num_samples: int, given: Conditions,
     texts, samples = [prompt.prompt for prompt, _ in rows], [sample for _, sample in rows]
     trails = trails_of(arm, texts, samples, given)
     finals = [last_sent(text, each.rewrites) for text, each in zip(texts, trails, strict=True)]
-    made = given.ask(arm.responder, finals, given.responding, samples, f"{arm.name}: responses")
+    known = [place for place, trail in enumerate(trails) if trail.reason is None]
+    asked, numbers = [finals[place] for place in known], [samples[place] for place in known]
+    heard = given.ask(arm.responder, asked, given.responding, numbers, f"{arm.name}: responses")
+    found = dict(zip(known, heard, strict=True))
+    made = [found.get(place) or Generation("", 0, None, trail.reason) for place, trail in enumerate(trails)]
     columns = zip(rows, finals, trails, made, strict=True)
     return [_answer(arm, *row, final, trail, generation) for row, final, trail, generation in columns]
 
@@ -74,19 +81,23 @@ def trails_of(arm: Arm, prompts: list[str], samples: list[int], given: Condition
 
 
 def _in_sequence(arm: Arm, prompts: list[str], samples: list[int], given: Conditions) -> list[Trail]:
-    """Each prompter rewrites what the one before it wrote."""
+    """Each prompter rewrites what the one before it wrote; where that gave none nobody else is asked."""
     current = list(prompts)
     trails = [Trail() for _ in prompts]
     for prompter in arm.prompters:
         template = templates.load(prompter.template, "paper" if prompter.template == "bpo" else given.templates)
         sampling = replace(given.rewriting, stop=(prompter.stop,) if prompter.stop else ())
-        requests = arms.rewrite_requests(template, current)
-        made = given.ask(prompter.model, requests, sampling, samples, f"{arm.name}: rewrites")
-        for row, (previous, answer) in enumerate(zip(list(current), made, strict=True)):
+        rows = [row for row, trail in enumerate(trails) if trail.reason is None]
+        requests = arms.rewrite_requests(template, [current[row] for row in rows])
+        numbers = [samples[row] for row in rows]
+        made = given.ask(prompter.model, requests, sampling, numbers, f"{arm.name}: rewrites")
+        for row, answer in zip(rows, made, strict=True):
             text = arms.clean_rewrite(answer.text)
             trails[row].rewrites.append(text)
             trails[row].cuts.append(is_cut(answer, text))
-            current[row] = arms.sent(text, previous)
+            current[row] = arms.sent(text, current[row])
+            if answer.reason:
+                trails[row] = replace(trails[row], reason=f"no rewrite: {answer.reason}")
     return trails
 
 
@@ -105,7 +116,8 @@ def _tilted(arm: Arm, tilt: Tilt, prompts: list[str], samples: list[int], given:
     pairs = [(p, arms.sent(text, p), -1 - j) for p, text in rewrites for j in range(tilt.num_responses)]
     sent, draws = [text for _, text, _ in pairs], [draw for *_, draw in pairs]
     made = given.ask(arm.responder, sent, given.responding, draws, f"{arm.name}: responses to rewrites")
-    heard = [None if each.reason else each.text for each in made]
+    lost = [trail.reason for trail in trails for _ in range(tilt.num_responses)]
+    heard = [None if each.reason or why else each.text for each, why in zip(made, lost, strict=True)]
     scores = scoring.score(tilt.reward_model, [p for p, *_ in pairs], heard, given.runtime, given.journal)
     expected = scoring.means(scores, tilt.num_responses)
     groups = [slice(i * tilt.num_rewrites, (i + 1) * tilt.num_rewrites) for i in range(len(prompts))]

@@ -218,3 +218,9 @@ def test_without_labels_there_are_none_and_the_first_one_makes_the_step_stale(ru
     assert not done and "labels.jsonl has changed" in why
     with pytest.raises(FileNotFoundError, match="none.csv not found: wanted a file of human labels"):
         labelled(run, "none.csv")
+
+
+def test_a_note_of_no_rewrite_does_not_say_that_the_prompt_was_sent():
+    row = {"rewrites": [""], "reason": "no rewrite: no text: a thought that does not end, 48 tokens"}
+    assert gather._note(row) == f"no response: {row['reason']}"
+    assert gather._note(row | {"reason": None}) == "the prompter wrote nothing, the prompt was sent"

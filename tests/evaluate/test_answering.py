@@ -225,3 +225,26 @@ def test_why_a_response_has_no_reward_stands_in_its_row_and_in_the_table_of_what
         ("gold reward", "prompt too long"): 1
     }
     assert {row.gold_reward for row in answering.rewarded(made, "fakes:length", "", Runtime())} == {None}
+
+
+def test_no_rewrite_is_not_an_empty_one(monkeypatch, tmp_path):
+    """The prompt itself would be answered, and the arm look like the baseline; the next prompter, who may be paid, and
+    the responder are not asked."""
+    (tmp_path / "half.py").write_text(
+        "asked = []\ndef rewrite(messages):\n    text = messages[-1]['content']\n    asked.append(text)\n"
+        "    return '<think>\\nhm' if 'wolf' in text else 'REWRITE'\ndef answer(messages):\n"
+        "    asked.append(messages[-1]['content'])\n    return ''\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import half
+
+    arm = Arm("a", (Prompter("half:rewrite"), Prompter("fakes:echo")), "half:answer")
+    fox, wolf = run(arm)
+    assert fox.reason is None and fox.rewrites[0] == "REWRITE" and fox.rewrite.endswith("REWRITE")
+    assert wolf.reason.startswith("no rewrite: no text: a thought that does not end")
+    assert (wolf.rewrites, wolf.response, wolf.num_tokens) == ([""], "", 0)
+    assert len(half.asked) == 3
+    empty = run(Arm("b", (Prompter("half:answer"),), "fakes:echo"))
+    assert [row.response for row in empty] == [row.prompt for row in ROWS] and empty[0].reason is None
+    tilted = Arm("t", (Prompter("half:rewrite"),), "fakes:echo", tilt=arms.Tilt("fakes:length", 0.1, 2, 1))
+    assert [row.reason is None for row in run(tilted)] == [True, False]
