@@ -150,7 +150,7 @@ def _score_classifier(model: str, pairs: list, found: dict, runtime: Runtime):
     if too_long:
         what = f"{len(too_long)} of {len(pairs)} responses have no reward from {model}"
         tqdm.write(f"{what}: with their prompts they are longer than the {room} tokens that it reads")
-        yield [(pair, None, f"{len(ids[pair])} tokens with its prompt, {model} reads {room}") for pair in too_long]
+        yield [(pair, None, f"longer, with its prompt, than the {room} tokens that {model} reads") for pair in too_long]
     pairs = [pair for pair in pairs if len(ids[pair]) <= room]
     order = sorted(pairs, key=lambda pair: (-len(ids[pair]), pair))
     batches = cut_batches(order, [len(ids[pair]) for pair in order], runtime)

@@ -183,7 +183,7 @@ def test_what_is_longer_than_the_model_reads_has_no_reward_is_counted_and_the_re
     assert found[2] == pytest.approx(by_hand(model, "x", "a b"), abs=1e-4)
     said = f"1 of 3 responses have no reward from {ref}: with their prompts they are longer than the {room} tokens"
     assert said in "".join(capsys.readouterr())
-    assert f"tokens with its prompt, {ref} reads {room}" in (tmp_path / "j.jsonl").read_text()
+    assert f"longer, with its prompt, than the {room} tokens that {ref} reads" in (tmp_path / "j.jsonl").read_text()
     with Journal(tmp_path / "j.jsonl") as journal:  # final, like any other score
         assert scoring.score(ref, prompts, responses, Runtime(3), journal, only_finite=True) == found
     assert said not in "".join(capsys.readouterr())
