@@ -40,7 +40,7 @@ def parts(ref: str) -> list[str]:
     pieces, found = ref.split("+"), []
     while pieces:
         longer = ["+".join(pieces[:number]) for number in range(1, len(pieces) + 1)]
-        files_there = [name for name in longer if _find(Path(name).expanduser()).is_file()]
+        files_there = [name for name in longer if _find(paths.expanded(name)).is_file()]
         part = (files_there[-1:] or [name for name in longer if not _is_half_a_path(name)] or longer[:1])[0]
         found.append(part.strip())
         pieces = pieces[longer.index(part) + 1 :]

@@ -249,6 +249,7 @@ def test_a_hub_set_of_seeds_with_a_test_split_keeps_it(fake_hub):
         ("b+c.jsonl", ["b", "c.jsonl"]),  # is not
         ("outputs/mine/a+seed-0/collect/pairs.jsonl", ["outputs/mine/a+seed-0/collect/pairs.jsonl"]),  # nor made yet
         ("outputs/mine/a+b/p.jsonl+orca", ["outputs/mine/a+b/p.jsonl", "orca"]),
+        ("~nobody_here/a.jsonl", ["~nobody_here/a.jsonl"]),  # a home of nobody's
         ("orca+", ["orca", ""]),
         ("", [""]),
     ],
