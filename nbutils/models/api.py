@@ -1,8 +1,8 @@
 """Texts from an OpenAI-compatible server: bounded calls, retries under a deadline, every call in the journal.
 
-Who answers what how often is RELIABILITY's: an attempt is journalled before it is sent, an answer before it is used;
-what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (key, quota, model) stops at once, and what
-is a prompt's own fate (filtered, too long) is that prompt's alone.
+An attempt is journalled before it is sent, an answer before it is used; what may pass (429, 5xx, silence, a broken
+body) is tried again, what cannot (key, quota, model) stops at once, and what is a prompt's own fate (filtered, too
+long) is that prompt's alone.
 """
 
 import asyncio

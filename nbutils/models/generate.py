@@ -15,7 +15,7 @@ from nbutils.experiment.words import count_words
 from nbutils.models import api, chat, loading, references
 from nbutils.models.devices import Runtime, is_out_of_memory
 from nbutils.models.sampling import NumberWatch, SeededSampler
-from nbutils.models.texts import Generation, Sampling, answered, cut_at, encodable, request, request_seed
+from nbutils.models.texts import THOUGHT, Generation, Sampling, answered, cut_at, encodable, request, request_seed
 
 _TOKENS_PER_REQUEST = 512  # a batch of batch_size requests holds at most this many tokens each, on average
 
@@ -175,7 +175,7 @@ def _forward(net, tokenizer, texts: list[str], seeds: list[int], sampling: Sampl
 
 def _opened(asked: str, made: Generation) -> Generation:
     """made with the opening tag of its thought, where the chat template wrote that at the end of what was asked."""
-    return replace(made, text=f"<think>\n{made.text}") if asked.rstrip().endswith("<think>") else made
+    return replace(made, text=f"{THOUGHT}\n{made.text}") if asked.rstrip().endswith(THOUGHT) else made
 
 
 def _without_numbers(made: Generation, lost: int | None) -> Generation:

@@ -1,4 +1,4 @@
-"""What an API can do wrong, row by row of RELIABILITY's table, against a server that keeps its own ledger.
+"""What an API can do wrong, row by row, against a server that keeps its own ledger.
 
 Promises: a known answer is paid for once, every call ends by a deadline, what stays open has a reason and is asked
 again by the next run, calls that may have been billed for nothing are counted, no secret is stored or shown.
