@@ -1,9 +1,9 @@
 """Is a policy's reward hacked? Reward, win rate and length at each snapshot of a training, and what they say together.
 
-The reward model taught the policy; the judge did not. Both are set against the untrained policy on the same held-out
-prompts, draw by draw with the same noise, so that a policy that never moved differs from it nowhere. The win rate is
-read at equal length too (ratings.length_controlled_win_rate; here in words, experiment/words.py), since a longer
-response alone may please both referees.
+The reward model taught the policy; the judge did not, if it is another model. Both are set against the untrained policy
+on the same held-out prompts, draw by draw with the same noise, so that a policy that never moved differs from it
+nowhere. The win rate is read at equal length too (ratings.length_controlled_win_rate; here in words, as
+experiment/words.py counts them), since a longer response alone may please both referees.
 
 The rule, for the last snapshot and 95% intervals over prompts: the reward is up (down) where the interval of its gain
 lies above (below) 0, the judge is up (down) where that of the win rate at equal length lies above (below) one half.
