@@ -15,8 +15,8 @@ MIN_EFFECTIVE = 8.0  # samples, below which an optimum counts as unknown (tests/
 def doubt(name: str, best: theory.Tilted, num_samples: int) -> str:
     """Why the optimum of these samples cannot be known; empty where it can.
 
-    It picks samples, and not at random: of normal rewards and 32 draws it lets all pass at λ of two SDs, of which the
-    intervals hold the truth as often as they say, and one in twelve at λ of 0.7 SD, of which half do.
+    It picks samples, and not at random: of normal rewards without noise and 32 draws it lets four in five pass at λ of
+    1.5 SDs, whose intervals hold the truth as often as they say, and one in twelve at λ of 0.7 SD, of which half do.
     """
     effective = best.effective_samples.mean()
     if effective < MIN_EFFECTIVE:
