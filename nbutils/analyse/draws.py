@@ -1,6 +1,7 @@
 """02's samples of the untrained and the trained policy (evaluate/probe.py) as arrays, a row for each prompt.
 
-A prompt with a sample that has no reward is left out of all that is made of them, and counted.
+A prompt with a sample that is missing, or has no reward or log-ratio, is left out of all that is made of them, and
+counted.
 """
 
 from typing import NamedTuple
@@ -12,9 +13,16 @@ from nbutils.analyse import stats, theory
 
 
 def complete(samples: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """(samples of the prompts whose every sample has a reward, number of prompts left out)."""
+    """(samples of the prompts that have every sample, each with a reward; number of prompts left out).
+
+    A source has log-ratios or none: where it has, each is a finite number, else its prompt is left out.
+    """
     samples = samples.astype({"reward": float, "log_ratio": float})
-    lost = set(samples.loc[samples.reward.isna(), "prompt_id"])
+    samples = samples.drop_duplicates(["source", "prompt_id", "draw", "response_draw"])
+    has_ratios = samples.log_ratio.notna().groupby(samples.source).transform("any")
+    bad = samples.reward.isna() | has_ratios & ~np.isfinite(samples.log_ratio)
+    numbers = samples.groupby(["prompt_id", "source"]).size().unstack(fill_value=0)
+    lost = set(samples.loc[bad, "prompt_id"]) | set(numbers.index[(numbers < numbers.max()).any(axis=1)])
     return samples[~samples.prompt_id.isin(lost)], len(lost)
 
 

@@ -101,10 +101,10 @@ def points(samples: pd.DataFrame, kl_weight: float, seed: int = 0) -> pd.DataFra
     """One row per source but own responses: reward J, kl, objective J − λ KL, with t intervals over prompts.
 
     share_low, share_high: between which (J − J of the untrained) / (attainable at this KL − J of the untrained) lies,
-    from the high end of the attainable curve to its low end (Curves) with their 95% bootstrap ends over prompts: what
-    the noise of responses hides and what few prompts leave open. Missing for the untrained policy itself, and where
-    note says why. kl_per: what the KL is per, rewrite or response: the two do not compare. label: for a figure, empty
-    for checkpoints on the way.
+    by the high end of the attainable curve and by its low end (Curves) with their 95% bootstrap ends over prompts: what
+    the noise of responses hides and what few prompts leave open. Negative for a policy that lost. Missing for the
+    untrained policy itself, and where note says why. kl_per: what the KL is per, rewrite or response: the two do not
+    compare. label: for a figure, empty for checkpoints on the way.
     """
     if samples.empty:
         names = ("source", "num_prompts", "reward", "kl", "kl_per", "objective", "share_low", "share_high", "label")
@@ -122,51 +122,61 @@ def points(samples: pd.DataFrame, kl_weight: float, seed: int = 0) -> pd.DataFra
         row |= {"kl_per": "rewrite" if first == "initial" else "response"}
         row |= draws.interval("objective", reward - kl_weight * kl)
         own = source == first
-        rows.append(row | (_share("") if own else share_reached(curves, reward - base, base, kl, picks)))
+        rows.append(row | (_share("") if own else share_reached(curves, reward - base, kl, picks)))
     table = pd.DataFrame(rows)
     return table.assign(label=table.source.where(table.source.isin([first, "trained"]), ""))
 
 
-def share_reached(curves: Curves, gain, base, kl, picks: np.ndarray) -> dict:
+def share_reached(curves: Curves, gain, kl, picks: np.ndarray) -> dict:
     """{share_low, share_high, note} of a policy: its gain over the untrained one, of what is attainable at its KL.
 
-    gain, base, kl: (num_prompts,); base: the untrained policy's reward.
+    gain, kl: (num_prompts,). The share nearer to 0 is that of the high curve, the further one that of the low curve: of
+    a gain the upper end, of a loss the lower one.
     """
-    reason = _no_share(curves, gain, kl)
+    gained, at = gain[picks].mean(-1), kl[picks].mean(-1)
+    reason = _no_share(curves, kl, at)
     if reason:
         return _share(reason)
-    drawn, end, notes = means(curves, picks), means(curves).kl_high[-1], []
-    low = np.quantile(_shares(gain, base, kl, picks, drawn.kl_high, drawn.reward_high), 0.025, method="lower")
-    high = np.quantile(_shares(gain, base, kl, picks, drawn.kl, drawn.reward), 0.975, method="higher")
-    if end < kl.mean():
-        low = np.nan
-        notes.append(f"samples end at {end:.2f} nats: no lower end")
-    if not curves.can_cross:
-        high = np.nan
-        notes.append("one response to each rewrite: no upper end")
-    elif high > _MOST_SHARE:
-        high = np.nan
-        notes.append("noise may hide all that is attainable: no upper end")
-    return _share("; ".join(notes), low, high)
+    drawn, end = means(curves, picks), means(curves).kl_high[-1]
+    beyond = end < kl.mean()
+    unknown = np.where(gained < 0, -np.inf, np.inf)
+    near = -unknown if beyond else _shares(gained, at, drawn.kl_high, drawn.reward_high)
+    far = _shares(gained, at, drawn.kl, drawn.reward) if curves.can_cross else unknown
+    ends = {
+        "lower": np.quantile(np.where(gained < 0, far, near), 0.025, method="lower"),
+        "upper": np.quantile(np.where(gained < 0, near, far), 0.975, method="higher"),
+    }
+    notes: dict[str, list[str]] = {}
+    for name, value in ends.items():
+        if abs(value) <= _MOST_SHARE:
+            continue
+        ends[name] = np.nan
+        why = "noise may hide all that is attainable" if curves.can_cross else "one response to each rewrite"
+        if beyond and name == ("upper" if gain.mean() < 0 else "lower"):
+            why = f"samples end at {end:.2f} nats"
+        notes.setdefault(why, []).append(f"no {name} end")
+    return _share("; ".join(f"{why}: {', '.join(each)}" for why, each in notes.items()), *ends.values())
 
 
 def _share(note: str, low: float = np.nan, high: float = np.nan) -> dict:
     return {"share_low": float(low), "share_high": float(high), "note": note}
 
 
-def _no_share(curves: Curves, gain, kl) -> str:
-    """Why there is no share at all; empty where there is."""
-    if len(gain) < 2:
+def _no_share(curves: Curves, kl, at) -> str:
+    """Why there is no share at all; empty where there is. at: mean KL of each resample."""
+    if len(kl) < 2:
         return "one prompt"
     if not np.any(kl):
         return "as the untrained policy: no KL to reach anything with"
     rise = np.ptp(curves.high, axis=0).max()  # of one prompt: prompts may differ where rewrites do not
-    return "" if rise > 1e-9 * max(1.0, np.abs(curves.high).max()) else "all rewards are equal"
+    if rise <= 1e-9 * max(1.0, np.abs(curves.high).max()):
+        return "all rewards are equal"
+    none = np.quantile(at, 0.025, method="lower") <= 0
+    return "KL not shown to be above 0: nothing to reach anything with" if none else ""
 
 
-def _shares(gain, base, kl, picks, kl_curve, reward_curve) -> np.ndarray:
+def _shares(gained, at, kl_curve, reward_curve) -> np.ndarray:
     """(num_resamples,) shares; infinite where the curve does not rise. kl_curve, reward_curve: (levels, resamples)."""
-    at = kl[picks].mean(-1)
-    reached = np.array([np.interp(at[i], kl_curve[:, i], reward_curve[:, i]) for i in range(len(picks))])
-    allowed = reached - base[picks].mean(-1)
-    return np.where(allowed > 0, gain[picks].mean(-1) / np.where(allowed > 0, allowed, 1.0), np.inf)
+    reached = np.array([np.interp(at[i], kl_curve[:, i], reward_curve[:, i]) for i in range(len(at))])
+    allowed = reached - reward_curve[0]
+    return np.where(allowed > 0, gained / np.where(allowed > 0, allowed, 1.0), np.where(gained < 0, -np.inf, np.inf))

@@ -13,7 +13,11 @@ MIN_EFFECTIVE = 8.0  # samples, below which an optimum counts as unknown (tests/
 
 
 def doubt(name: str, best: theory.Tilted, num_samples: int) -> str:
-    """Why the optimum of these samples cannot be known; empty where it can."""
+    """Why the optimum of these samples cannot be known; empty where it can.
+
+    It picks samples, and not at random: of normal rewards without noise and 32 draws it lets four in five pass at λ of
+    1.5 SDs, whose intervals hold the truth as often as they say, and one in twelve at λ of 0.7 SD, of which half do.
+    """
     effective = best.effective_samples.mean()
     if effective < MIN_EFFECTIVE:
         return f"{name}: {effective:.1f} effective of {num_samples} samples, too few to know it"
@@ -67,7 +71,12 @@ def _gap(oracle, frozen, prompted, doubts: tuple[str, str]) -> dict:
     for name, values in parts.items():
         known = not any(doubts[i] and name in _RESTS_ON[i] for i in (0, 1))
         row |= draws.interval(name, values, known)
-    return row | {"note": "; ".join(each for each in doubts if each)}
+    return row | {"note": _note(*doubts, num_prompts=len(frozen))}
+
+
+def _note(*doubts: str, num_prompts: int) -> str:
+    alone = "one prompt: no interval" if num_prompts == 1 else ""
+    return "; ".join(each for each in (*doubts, alone) if each)
 
 
 _RESTS_ON = ("oracle", "delta", "delta_1"), ("prompted", "delta", "delta_2")
@@ -83,7 +92,8 @@ def bound(
     """Theorem 6.1 in numbers: one row per term of Eq. (11), reward units, the budget in nats. oracle: as for gaps.
 
     Without shifts (an API as responder) the second term, the right side and the budget are missing. note: why a term
-    cannot be known; it has no interval then.
+    cannot be known; it has no interval then. r_max is the range of the rewards seen: where the true one is larger, so
+    is the right side, which is an estimate of the bound and none itself; intervals take r_max as given.
     """
     if draws.start(samples) != "initial":
         return pd.DataFrame(columns=["term", "meaning", "value", "num_prompts", "r_max", "shift", "note"])
@@ -106,7 +116,7 @@ def bound(
     }
     rows = []
     for name, each in terms.items():
-        note = "; ".join(doubts[i] for i in _OPTIMA_OF[name] if doubts[i])
+        note = _note(*(doubts[i] for i in _OPTIMA_OF[name]), num_prompts=len(ratio))
         row = {"term": name, "meaning": _MEANING[name]} | draws.interval("value", each, not note)
         rows.append(row | {"note": note})
     return pd.DataFrame(rows).assign(num_prompts=len(ratio), r_max=r_max, shift=shift)

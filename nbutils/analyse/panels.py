@@ -25,35 +25,37 @@ def overview(probes: list, seed: int = 0) -> Overview:
 
     One panel per prompter and frozen responder (per trained responder), reward model and sampling, with the curve of
     its first training. Where several cells fall into a panel, as in a sweep of λ, each is its trained policy alone,
-    labelled by what differs. lines: mean reward of the frozen responder (nan) and of the trained one (rlhf) on the
-    panel's prompts, as 02 sampled them.
+    labelled by what differs. lines: mean reward of the frozen responder (nan) and of the trained one, by its arm, on
+    the panel's prompts, as 02 sampled them. A cell's trained responder: rlhf, or its first; note of gaps says where
+    none of them was sampled and rewarded alike.
     """
     curves: list[pd.DataFrame] = []
     points_, lines, gaps_, bounds = [], [], [], []
-    several = len({_sampling(each) for each in probes}) > 1, len({_reward_model(each) for each in probes}) > 1
+    several = len({sampling(each.parameters) for each in probes}) > 1, len({_reward_model(each) for each in probes}) > 1
     for probe in sorted(probes, key=lambda each: (_panel(each, several), each.parameters["kl_weight"], each.cell)):
         panel, kl_weight = _panel(probe, several), probe.parameters["kl_weight"]
         samples, _ = draws.complete(probe.samples)
-        oracle = _oracle_of(probe, probes, samples)
-        named = {"panel": panel, "cell": probe.cell, "arm": probe.arm, "sampling": _sampling(probe)}
+        oracle, missing = _oracle_of(probe, probes, samples)
+        named = {"panel": panel, "cell": probe.cell, "arm": probe.arm, "sampling": sampling(probe.parameters)}
         points_.append(frontier.points(samples, kl_weight, seed).assign(**named, kl_weight=kl_weight))
         if panel not in {each["panel"].iloc[0] for each in curves if len(each)}:
             curves.append(frontier.attainable(samples, seed).assign(panel=panel, cell=probe.cell))
             lines.append(_lines(samples, oracle).assign(panel=panel, cell=probe.cell))
-        trained = oracle[0] if oracle else None
-        beta = oracle[1] if oracle else kl_weight
-        weighed = {"cell": probe.cell, "arm": probe.arm, "sampling": _sampling(probe), "beta": beta}
-        gaps_.append(gap.gaps(samples, kl_weight, beta, trained).assign(**weighed))
+        trained = oracle.samples if oracle else None
+        beta = oracle.beta if oracle else kl_weight
+        weighed = {"cell": probe.cell, "arm": probe.arm, "sampling": sampling(probe.parameters), "beta": beta}
+        found = gap.gaps(samples, kl_weight, beta, trained).assign(**weighed)
+        gaps_.append(found.assign(note=["; ".join(each for each in (note, missing) if each) for note in found.note]))
         bounds.append(gap.bound(samples, probe.shifts, kl_weight, beta, trained).assign(**weighed))
     joined = [pd.concat(each, ignore_index=True) if each else pd.DataFrame() for each in (curves, lines, gaps_, bounds)]
     return Overview(joined[0], _labelled(points_), *joined[1:])
 
 
-def _sampling(probe) -> str:
+def sampling(parameters: dict) -> str:
     """How 02 sampled, in words."""
-    named = probe.parameters
-    lengths = f"at most {named['max_rewrite_tokens']} tokens of rewrites, {named['max_response_tokens']} of responses"
-    return f"temperature {named['temperature']:g}, {lengths}"
+    rewrites, responses = (parameters[f"max_{each}_tokens"] for each in ("rewrite", "response"))
+    lengths = f"at most {rewrites} tokens of rewrites, {responses} of responses"
+    return f"temperature {parameters['temperature']:g}, {lengths}"
 
 
 def _reward_model(probe) -> str:
@@ -61,17 +63,28 @@ def _reward_model(probe) -> str:
     return f"learnt from {learnt}" if learnt else str(probe.parameters["reward_model"])
 
 
-def _oracle_of(probe, probes: list, samples: pd.DataFrame) -> tuple[pd.DataFrame, float] | None:
-    """(samples, β) of the trained responder of a prompter's cell; None unless it answered, and was rewarded, alike."""
+class _Oracle(NamedTuple):
+    arm: str
+    samples: pd.DataFrame
+    beta: float
+
+
+def _oracle_of(probe, probes: list, samples: pd.DataFrame) -> tuple[_Oracle | None, str]:
+    """(the trained responder of a prompter's cell, why there is none though one was trained): it has to have answered,
+    and been rewarded, alike."""
     asked = "responder", "reward_model", "reward_pairs", "temperature", "max_response_tokens"
-    for other in probes:
-        if other.cell != probe.cell or other.parameters["policy"] != "responder" or other is probe:
+    wanted, why = set(samples.prompt_id), ""
+    others = [each for each in probes if each.cell == probe.cell and each.parameters["policy"] == "responder"]
+    for other in sorted(others, key=lambda each: each.arm != "rlhf"):
+        if probe.parameters["policy"] == "responder":
             continue
-        kept, _ = draws.complete(other.samples[other.samples.prompt_id.isin(set(samples.prompt_id))])
-        alike = all(other.parameters[name] == probe.parameters[name] for name in asked)
-        if alike and set(kept.prompt_id) == set(samples.prompt_id):
-            return kept, other.parameters["kl_weight"]
-    return None
+        kept, _ = draws.complete(other.samples[other.samples.prompt_id.isin(wanted)])
+        differs = [name for name in asked if other.parameters[name] != probe.parameters[name]]
+        if not differs and set(kept.prompt_id) == wanted:
+            return _Oracle(other.arm, kept, other.parameters["kl_weight"]), ""
+        why = why or f"{other.arm} left out: another {', '.join(differs)}" * bool(differs)
+        why = why or f"{other.arm} left out: samples of {kept.prompt_id.nunique()} of these {len(wanted)} prompts"
+    return None, why
 
 
 def _panel(probe, several: tuple[bool, bool]) -> str:
@@ -80,7 +93,7 @@ def _panel(probe, several: tuple[bool, bool]) -> str:
     name = f"{named['prompter']} before {named['responder']}"
     if named["policy"] == "responder":
         name = f"{named['responder']}, trained itself"
-    parts = [name, _sampling(probe) if several[0] else "", _reward_model(probe) if several[1] else ""]
+    parts = [name, sampling(probe.parameters) if several[0] else "", _reward_model(probe) if several[1] else ""]
     return ", ".join(part for part in parts if part)
 
 
@@ -102,9 +115,10 @@ def _labelled(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return table.assign(label=label, joined=~sweep | varied).reset_index(drop=True)
 
 
-def _lines(samples: pd.DataFrame, oracle: tuple[pd.DataFrame, float] | None) -> pd.DataFrame:
-    """Mean reward of nan, the frozen responder's own responses, and of rlhf where its samples are at hand."""
+def _lines(samples: pd.DataFrame, oracle: _Oracle | None) -> pd.DataFrame:
+    """Mean reward of nan, the frozen responder's own responses, and of the trained one where its samples are there."""
     rows = [{"arm": "nan", "reward": samples.loc[samples.source == "own", "reward"].mean()}]
-    if oracle and (oracle[0].source == "trained").any():
-        rows.append({"arm": "rlhf", "reward": oracle[0].loc[oracle[0].source == "trained", "reward"].mean()})
+    if oracle and (oracle.samples.source == "trained").any():
+        trained = oracle.samples.loc[oracle.samples.source == "trained", "reward"]
+        rows.append({"arm": oracle.arm, "reward": trained.mean()})
     return pd.DataFrame(rows, columns=["arm", "reward"])

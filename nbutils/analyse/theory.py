@@ -47,7 +47,9 @@ def tilt(rewards, kl_weight: float, prior=None) -> np.ndarray:
     then counts alike). Returns weights of that shape, summing to 1. With the responder's own samples as rows and β
     for λ it is Eq. (4). Raises ValueError if kl_weight <= 0.
     """
-    return np.exp(_log_weights(rewards, kl_weight, prior) - _log_partition(rewards, kl_weight, prior)[..., None])
+    weights = _log_weights(rewards, kl_weight, prior)
+    weights = np.exp(weights - weights.max(-1, keepdims=True))  # dividing by Z would leave R / λ's rounding in the sum
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def value(rewards, kl_weight: float, prior=None) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Is a policy's reward hacked? Reward, win rate and length at each snapshot of a training, and what they say together.
 
-The reward model taught the policy; the judge did not. Both are set against the untrained policy on the same held-out
-prompts, draw by draw with the same noise, so that a policy that never moved differs from it nowhere. The win rate is
-read at equal length too (ratings.length_controlled_win_rate; here in words, so for scripts that have blanks), since a
-longer response alone may please both referees.
+The reward model taught the policy; the judge did not, if it is another model. Both are set against the untrained policy
+on the same held-out prompts, draw by draw with the same noise, so that a policy that never moved differs from it
+nowhere. The win rate is read at equal length too (ratings.length_controlled_win_rate; here in words, as
+experiment/words.py counts them), since a longer response alone may please both referees.
 
 The rule, for the last snapshot and 95% intervals over prompts: the reward is up (down) where the interval of its gain
 lies above (below) 0, the judge is up (down) where that of the win rate at equal length lies above (below) one half.
@@ -27,6 +27,7 @@ import pandas as pd
 
 from nbutils.analyse import draws, ratings, standings, stats
 from nbutils.analyse.stats import NAN, Estimate
+from nbutils.experiment.words import count_words
 
 COLUMNS = (
     *("source", "step", "num_prompts", "reward", "gain", "gain_low", "gain_high", "without_reward"),
@@ -54,7 +55,7 @@ def by_snapshot(samples, verdicts, num_steps: int, seed: int = 0) -> pd.DataFram
     most = samples.loc[samples["source"].isin(snapshots), "draw"].max()
     drawn = samples[samples["source"].isin([untrained, *snapshots]) & ~(samples["draw"] > most)]
     drawn = drawn.drop_duplicates(["source", *_DRAWN])  # a prompt of two sets
-    drawn = drawn.astype({"reward": float}).assign(words=[len(text.split()) for text in drawn["response"]])
+    drawn = drawn.astype({"reward": float}).assign(words=drawn["response"].map(count_words))
     judged = _judged(drawn, pd.DataFrame(verdicts), untrained, seed)
     rows = [
         {"source": source, "step": _step(source, num_steps)} | _rewards(drawn, source, untrained, seed)
@@ -76,7 +77,9 @@ def overview(probes: list, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _step(source: str, num_steps: int) -> int:
-    return {"trained": num_steps}.get(source) or (int(source.split()[1]) if source.startswith("step ") else 0)
+    if source == "trained":
+        return num_steps
+    return int(source.removeprefix("step ")) if source.startswith("step ") else 0
 
 
 def _rewards(drawn: pd.DataFrame, source: str, untrained: str, seed: int) -> dict:
@@ -110,7 +113,7 @@ def _judged(drawn: pd.DataFrame, verdicts: pd.DataFrame, untrained: str, seed: i
 def _lengths(drawn: pd.DataFrame, source: str, untrained: str) -> dict:
     part = drawn[(drawn["source"] == source) & drawn["reason"].isna()]
     written = part.loc[part["response_draw"] == 0, "rewrite"]
-    rewrites = written.str.split().str.len().mean() if untrained == "initial" and len(written) else NAN
+    rewrites = written.map(count_words).mean() if untrained == "initial" and len(written) else NAN
     return {"rewrite_words": rewrites, "response_words": part["words"].mean()}
 
 

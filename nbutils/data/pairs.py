@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbutils.data import hub, readers, sets, turns
+from nbutils.data import columns, conversations, hub, readers, sets
 from nbutils.experiment import grid, paths, records, steps
 from nbutils.models.texts import encodable
 
@@ -209,20 +209,20 @@ def _distinct(pairs: Iterable[PreferencePair], counts: Counter, limit: int) -> l
 def _pairs(rows: Iterable[dict], ref: str, counts: Counter) -> Iterator[PreferencePair]:
     """Pairs of the rows, those of rated responses last; counts is filled as rows are read."""
     rated: dict[str, tuple[int, list[tuple[float, str]]]] = {}
-    columns: set[str] = set()
+    names: set[str] = set()
     for index, row in enumerate(rows):
         row = {str(key).strip().lower().replace("-", "_"): value for key, value in row.items()}
         counts["read"] += 1
-        columns.update(row)
+        names.update(row)
         if counts["read"] == _LOOK:
-            _check_columns(columns, ref)
-        prompt = encodable(sets.find_prompt(row) or "").strip()
+            _check_columns(names, ref)
+        prompt = encodable(columns.find_prompt(row) or "").strip()
         found = _reason(row, ref, prompt) or _sides(row)
         if isinstance(found, list):  # a rated response: others to its prompt may come later
             rated.setdefault(prompt, (index, []))[1].extend(found)
         else:
             yield from _counted(found, prompt, {"set": ref, "row": index}, counts)
-    _check_columns(columns, ref)
+    _check_columns(names, ref)
     for prompt, (index, scored) in rated.items():
         yield from _counted(_best_and_worst(scored), prompt, {"set": ref, "row": index}, counts)
 
@@ -235,10 +235,10 @@ def _counted(found: tuple[str, str] | str, prompt: str, source: dict, counts: Co
         yield PreferencePair(records.prompt_id(prompt), prompt, *found, source)
 
 
-def _check_columns(columns: set[str], ref: str) -> None:
-    if columns and not any(columns.issuperset(shape) for shape in _SHAPES):
+def _check_columns(names: set[str], ref: str) -> None:
+    if names and not any(names.issuperset(shape) for shape in _SHAPES):
         wanted = "; ".join(" and ".join(shape) for shape in _SHAPES)
-        got = ", ".join(sorted(columns))[:200]
+        got = ", ".join(sorted(names))[:200]
         raise ValueError(f"{ref}: no columns hold a preference pair; wanted {wanted}; got {got}: rename the columns")
 
 
@@ -320,15 +320,15 @@ def _number(value) -> float | None:
 def _response(value) -> str | None:
     """The assistant's last words in a text or in messages, stripped; None where somebody else has the last word."""
     said = _turns(value)
-    return encodable(said[-1][1]).strip() if said and said[-1][0] in turns.ASSISTANTS else None
+    return encodable(said[-1][1]).strip() if said and said[-1][0] in conversations.ASSISTANTS else None
 
 
 def _num_users(value) -> int:
-    return sum(role in turns.USERS for role, _ in _turns(value))
+    return sum(role in conversations.USERS for role, _ in _turns(value))
 
 
 def _turns(value) -> list[tuple[str, str]]:
     """[(role, text)] of messages, of a marked conversation, or of a text, which is the assistant's."""
     if isinstance(value, str):
-        return turns.of_text(value, alone=False) or [("assistant", value)]
-    return turns.of(value)
+        return conversations.of_text(value, alone=False) or [("assistant", value)]
+    return conversations.of(value)

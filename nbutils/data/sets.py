@@ -10,7 +10,6 @@ Which rows serve which role (decided by the set, never by chance):
 
 import difflib
 import importlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
-from nbutils.data import hub, novelty, readers, turns
+from nbutils.data import columns, hub, novelty, readers
 from nbutils.experiment import paths, records
 from nbutils.models.texts import encodable
 
@@ -29,19 +28,6 @@ HUB_SETS = {
     "dolly_15k": "databricks/databricks-dolly-15k",
 }
 
-TEXT_COLUMNS = (
-    "prompt",
-    "instruction",
-    "question",
-    "query",
-    "text",
-    "problem",
-    "request",
-    "input",
-    "inputs",
-    "content",
-)
-CONVERSATION_COLUMNS = ("conversation", "conversations", "messages", "dialogue", "dialog", "turns", "chosen")
 _OTHER_FILES = (".txt", ".tsv", ".xlsx", ".yaml", ".yml", ".gz", ".zip", ".arrow")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -54,7 +40,7 @@ def parts(ref: str) -> list[str]:
     pieces, found = ref.split("+"), []
     while pieces:
         longer = ["+".join(pieces[:number]) for number in range(1, len(pieces) + 1)]
-        files_there = [name for name in longer if _find(Path(name).expanduser()).is_file()]
+        files_there = [name for name in longer if _find(paths.expanded(name)).is_file()]
         part = (files_there[-1:] or [name for name in longer if not _is_half_a_path(name)] or longer[:1])[0]
         found.append(part.strip())
         pieces = pieces[longer.index(part) + 1 :]
@@ -262,11 +248,11 @@ def _cut(found: list[records.Prompt], num_prompts: int, seed: int, shuffle: bool
 def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Counter) -> Iterator[records.Prompt]:
     """Prompt rows of one split, without empty ones and duplicates; counts is filled as they are read."""
     seen: set[str] = set()
-    columns: set[object] = set()
+    names: set[object] = set()
     for index, row in enumerate(rows):
         counts["read"] += 1
-        columns.update(row)
-        text = encodable(find_prompt(row) or "").strip()
+        names.update(row)
+        text = encodable(columns.find_prompt(row) or "").strip()
         if not text:
             counts["empty"] += 1
             continue
@@ -279,10 +265,8 @@ def _prompts(rows: Iterator[dict], ref: str, name: str, split: str, counts: Coun
         else:
             seen.add(prompt_id)
             yield records.Prompt(prompt_id, text, name, role, _origin(row, ref, index))
-    known = {str(column).lower() for column in columns} & {*TEXT_COLUMNS, *CONVERSATION_COLUMNS}
-    if columns and not known:
-        wanted = ", ".join((*TEXT_COLUMNS, *CONVERSATION_COLUMNS))
-        got = ", ".join(sorted(map(str, columns)))[:200]
+    if names and not {str(name).lower() for name in names} & set(columns.KNOWN):
+        wanted, got = ", ".join(columns.KNOWN), ", ".join(sorted(map(str, names)))[:200]
         raise ValueError(f"{ref}: no column holds a prompt; wanted one of {wanted}; got {got}: rename the column")
 
 
@@ -302,52 +286,3 @@ def role_of(row: dict, ref: str, prompt_id: str) -> str | None:
 def _origin(row: dict, ref: str, index: int) -> dict:
     kept = {key: row[key] for key in ("id", "idx", "question_id", "category") if isinstance(row.get(key), str | int)}
     return {"set": ref, "row": index} | kept
-
-
-def find_prompt(row: dict) -> str | None:
-    """The prompt of a row whatever its column is called; None where there is none.
-
-    In this order: prompt; instruction, with context or input on the next line where that is not empty; question and
-    the other TEXT_COLUMNS; the first user turn of one of CONVERSATION_COLUMNS; a number in one of TEXT_COLUMNS. Of a
-    text that is a marked conversation (### Human: … ### Assistant: …) the first user turn is taken, and a row that is
-    one turn of a conversation (OASST) has a prompt only if it opens it.
-    """
-    row = {str(key).strip().lower(): value for key, value in row.items()}
-    if _continues(row):
-        return None
-    for column in TEXT_COLUMNS:
-        text = _first_user_turn(row.get(column), plain_text=True)
-        if text and text.strip():
-            more = (row.get("context") or row.get("input")) if column == "instruction" else None
-            return f"{text}\n{more}" if isinstance(more, str) and more.strip() else text
-    opened = (_first_user_turn(row.get(column), plain_text=False) for column in CONVERSATION_COLUMNS)
-    numbers = (_number(row.get(column)) for column in TEXT_COLUMNS)
-    return next((text for text in (*opened, *numbers) if text and text.strip()), None)
-
-
-def _continues(row: dict) -> bool:
-    """Whether a row is a turn that opens no conversation: somebody else's, or one that answers another row."""
-    role, parent = row.get("role"), row.get("parent_id")
-    if not isinstance(role, str) or role.lower() not in (*turns.USERS, *turns.ASSISTANTS, *turns.OTHERS):
-        return False
-    return role.lower() not in turns.USERS or isinstance(parent, str) and parent != ""
-
-
-def _first_user_turn(value, plain_text: bool) -> str | None:
-    """First user turn of messages, of a list of texts, or of a marked text; plain_text: a str may be it itself."""
-    if isinstance(value, str):
-        if not plain_text and value.lstrip().startswith("["):  # a list that went through a CSV file
-            try:
-                return _first_user_turn(json.loads(value), plain_text=True)
-            except (ValueError, RecursionError):
-                pass
-        found = turns.of_text(value, alone=not plain_text)
-        return value if plain_text and not found else turns.first_user(found)
-    if isinstance(value, list | tuple) and value and isinstance(value[0], str):
-        return value[0]
-    return turns.first_user(turns.of(value))
-
-
-def _number(value) -> str | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    return str(value) if is_number else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nbutils.collect import invent
 from nbutils.collect.collecting import Wanted
-from nbutils.evaluate import watching
+from nbutils.evaluate import probe, watching
 from nbutils.evaluate.arms import POIR_REQUEST, links
 from nbutils.models import references, spending, templates
 from nbutils.models.spending import Estimate, Limits
@@ -147,7 +147,7 @@ class _Step:
         """02's held-out prompts, the checkpoints that answer them, the draws of each."""
         get, sets = self._get, len(self._get("prompt_sets", [])) or 1
         checkpoints = -(-get("num_steps") // get("save_steps", 1))
-        return -(-get("frontier_prompts") // sets) * sets, checkpoints, max(2, get("frontier_rewrites") // 4)
+        return -(-get("frontier_prompts") // sets) * sets, checkpoints, probe.num_after(get("frontier_rewrites"))
 
     def _watching(self) -> list[Calls]:
         """02: each checkpoint's responses against the untrained policy's."""

@@ -12,6 +12,7 @@ import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from scipy.special import expit
 
@@ -136,8 +137,17 @@ def read_pairs(texts: list[str], arms: list[str], baseline: str) -> list[tuple[s
     return pairs
 
 
-def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: int) -> list[tuple]:
-    """(letter or None, reason, raw text, preference or None) of one judge on each (first, second) answer."""
+class _Heard(NamedTuple):
+    """A judge on two answers. letter: A, B or C (a tie), None with its reason; preference: for the first shown."""
+
+    letter: str | None
+    reason: str | None
+    raw: str
+    preference: float | None = None
+
+
+def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: int) -> list[_Heard]:
+    """One judge on each (first, second) answer."""
     if judge.startswith(REWARD):
         return _by_reward(judge.removeprefix(REWARD), shown, panel, journal, label)
     requests = [request(panel.template, first, second) for first, second in shown]
@@ -145,15 +155,14 @@ def _hear(judge: str, shown: list[tuple], panel: Panel, journal, label, sample: 
     return [_read(made, panel) for made in texts]
 
 
-def _read(made: Generation, panel: Panel) -> tuple[str | None, str | None, str, None]:
+def _read(made: Generation, panel: Panel) -> _Heard:
     """Of a judge's text, as the panel's template asked for it: a first line of two scores, or [[A]] on the last."""
     if made.reason is not None:
-        return None, made.reason, made.text, None
-    letter, reason = parse_judgement(panel.template.name, made.text, panel.tie_margin)
-    return letter, reason, made.text, None
+        return _Heard(None, made.reason, made.text)
+    return _Heard(*parse_judgement(panel.template.name, made.text, panel.tie_margin), made.text)
 
 
-def _by_reward(model: str, shown: list[tuple], panel: Panel, journal, label) -> list[tuple]:
+def _by_reward(model: str, shown: list[tuple], panel: Panel, journal, label) -> list[_Heard]:
     """A reward model's verdicts: by the sign of the difference of r(x, y), a tie up to the panel's margin.
 
     A Python function's rewards are no log-odds: its verdicts carry no preference.
@@ -162,14 +171,14 @@ def _by_reward(model: str, shown: list[tuple], panel: Panel, journal, label) -> 
     prompts, responses = [a.prompt for a in answers], [a.response for a in answers]
     found = scoring.score(model, prompts, responses, panel.runtime, journal, label)
     learnt = references.kind(model) != "callable"
-    heard: list[tuple[str | None, str | None, str, float | None]] = []
+    heard = []
     for first, second in zip(found[::2], found[1::2], strict=True):
         raw = f"{first} {second}"
         if first is None or second is None:
-            heard.append((None, "no finite reward", raw, None))
+            heard.append(_Heard(None, "no finite reward", raw))
         else:
             letter = "C" if abs(first - second) <= panel.tie_margin else "A" if first > second else "B"
-            heard.append((letter, None, raw, float(expit(first - second)) if learnt else None))
+            heard.append(_Heard(letter, None, raw, float(expit(first - second)) if learnt else None))
     return heard
 
 
@@ -180,7 +189,7 @@ def request(template: Template, first: Answer, second: Answer) -> list[dict]:
     return messages(template, **slots)
 
 
-def _verdict(arm: Answer, other: Answer, first: Answer, heard: tuple | None) -> Verdict:
+def _verdict(arm: Answer, other: Answer, first: Answer, heard: _Heard | None) -> Verdict:
     if heard is None:
         missing = [row.arm for row in (arm, other) if row.reason is not None]
         return _row(arm, other, first, "unscored", f"no response from {' and '.join(missing)}", "")

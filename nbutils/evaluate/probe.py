@@ -4,7 +4,7 @@ For each prompt x: num_rewrites responses of the frozen responder to x itself (o
 prompter (initial), a quarter as many of each checkpoint (step N, trained), num_responses responses to each rewrite,
 and r(x, y) of every one. What a checkpoint wrote has its log-ratio log ρ(x'|x) − log ρ_sft(x'|x), whose mean is
 KL(ρ ‖ ρ_sft) in nats per rewrite; what the untrained policy wrote has that of the trained one. analyse.frontier makes
-the curve, the points and the bound of these rows.
+the curve and the points of these rows, analyse.gap the gap and the bound, analyse.watch reward and length by snapshot.
 
 With policy `responder` (the RLHF oracle) a draw is the response itself: own and initial are then the same.
 """
@@ -33,8 +33,12 @@ class Probe:
 
     @property
     def num_after(self) -> int:
-        """Draws of each checkpoint: a quarter as many, at least 2."""
-        return max(2, self.num_rewrites // 4)
+        return num_after(self.num_rewrites)
+
+
+def num_after(num_rewrites: int) -> int:
+    """Draws of each checkpoint, where the untrained policy has num_rewrites: a quarter as many, at least 2."""
+    return max(2, num_rewrites // 4)
 
 
 def draw(probe: Probe, prompts: list[Prompt], checkpoints: dict[str, str]) -> list[Sample]:

@@ -1,8 +1,8 @@
 """Texts from an OpenAI-compatible server: bounded calls, retries under a deadline, every call in the journal.
 
-Who answers what how often is RELIABILITY's: an attempt is journalled before it is sent, an answer before it is used;
-what may pass (429, 5xx, silence, a broken body) is tried again, what cannot (key, quota, model) stops at once, and what
-is a prompt's own fate (filtered, too long) is that prompt's alone.
+An attempt is journalled before it is sent, an answer before it is used; what may pass (429, 5xx, silence, a broken
+body) is tried again, what cannot (key, quota, model) stops at once, and what is a prompt's own fate (filtered, too
+long) is that prompt's alone.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import itertools
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from nbutils.experiment.journal import Journal
 from nbutils.models import completions, references, refusals
 from nbutils.models.completions import Chat
+from nbutils.models.fates import Fates
+from nbutils.models.gate import Gate
 from nbutils.models.refusals import ApiError, Trouble
 from nbutils.models.spending import ATTEMPT, LETTERS_PER_TOKEN, SETTLED, Spending, SpendLimit
 from nbutils.models.texts import Generation, request as make_request
@@ -24,7 +26,6 @@ _CALL_SECONDS = 90.0  # of one call, to the last byte of its answer
 _ATTEMPTS = 12  # calls for one request
 _BROKEN = 3  # of them with a body that carries no text: these are billed
 _MALFORMED = ("UnsupportedProtocol", "LocalProtocolError")  # no http:// in the address, a line end in the key
-_BREAKER = 8  # calls that fail in a row before an API is given up; or refusals, before it is tried whether it answers
 _TRIAL = "trial"  # the journal's name of that call
 
 
@@ -34,7 +35,7 @@ class _Api:
 
     chat: Chat
     journal: Journal | None
-    gate: "_Gate"
+    gate: Gate
     spending: Spending
 
 
@@ -54,7 +55,7 @@ def generate_api(model, unique, answers, sampling, runtime, journal, note):
     if server.flaw:
         raise ApiError(f"{model}: {server.flaw}")
     spending = Spending(runtime.limits, journal)
-    fates = _Fates(any(answer.reason is None for answer in answers.values()))
+    fates = Fates(any(answer.reason is None for answer in answers.values()))
     stream, runner = _stream(server, pending, sampling, runtime, journal, spending, fates), asyncio.Runner()
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
@@ -69,43 +70,6 @@ async def _next(stream):
     return await anext(stream, None)
 
 
-@dataclass
-class _Fates:
-    """What becomes of requests. One that is refused is held until it is known whether the server `answers` any that is
-    asked like it: then the refusal is its own, and final."""
-
-    answers: bool
-    held: list[tuple[str, Trouble]] = field(default_factory=list)
-    failures: int = 0  # in a row, of what may pass
-    last: str = ""  # why the last of them failed
-
-    @property
-    def is_in_doubt(self) -> bool:
-        """Whether refusals are all that has come, and enough of them to ask why."""
-        return not self.answers and len(self.held) >= _BREAKER
-
-    def take(self, key: str, heard: Generation | Trouble) -> list[tuple[str, Generation]]:
-        """What is known at once: an answer, or that there is none; a refusal is held."""
-        if isinstance(heard, Generation):
-            self.answers, self.failures = True, 0
-            return [(key, heard)]
-        if heard.fate == "passes":
-            self.failures, self.last = self.failures + 1, heard.reason
-            return [(key, _unanswered(heard, is_open=True))]
-        self.held.append((key, heard))
-        return []
-
-    def settle(self, at_end: bool = False) -> list[tuple[str, Generation]]:
-        """What is known by now of those held; at the end all, and what may not be the request's own stays open."""
-        known = [(key, each) for key, each in self.held if self.answers or at_end or each.fate == "own"]
-        self.held = [one for one in self.held if one not in known]
-        return [(key, _unanswered(each, not self.answers and each.fate == "unclear")) for key, each in known]
-
-
-def _unanswered(trouble: Trouble, is_open: bool) -> Generation:
-    return Generation("", 0, None, trouble.reason, is_open=is_open)
-
-
 async def _stream(server, pending, sampling, runtime, journal, spending, fates):
     """Yield what has been answered, at least once a second, with at most batch_size calls under way.
 
@@ -114,7 +78,7 @@ async def _stream(server, pending, sampling, runtime, journal, spending, fates):
     """
     import openai
 
-    gate, waiting, calls, fatal, trial = _Gate(runtime.batch_size), iter(pending.items()), {}, None, False
+    gate, waiting, calls, fatal, trial = Gate(runtime.batch_size), iter(pending.items()), {}, None, False
     options = {"base_url": server.url or None, "api_key": server.key, "max_retries": 0, "timeout": None}
     async with openai.AsyncOpenAI(**options) as client:
         without = completions.refused_by(str(client.base_url), server.model)
@@ -129,16 +93,8 @@ async def _stream(server, pending, sampling, runtime, journal, spending, fates):
             if not calls:
                 break
             await asyncio.wait(calls, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-            batch = []
-            for call in [call for call in calls if call.done()]:
-                key = calls.pop(call)
-                try:
-                    heard = call.result()
-                except (ApiError, SpendLimit) as error:
-                    fatal = fatal or error
-                    continue
-                batch += fates.take(key, heard)
-            fatal = fatal or _given_up(server.model, fates, trial and not calls)
+            batch, error = _heard_by_now(calls, fates)
+            fatal = fatal or error or fates.given_up(server.model, trial and not calls)
             if fatal:
                 await gate.stop()
             batch = [(key, made) for key, made in [*batch, *fates.settle()] if key in pending]
@@ -150,64 +106,21 @@ async def _stream(server, pending, sampling, runtime, journal, spending, fates):
     yield fates.settle(at_end=True)
 
 
-def _given_up(model: str, fates: _Fates, tried: bool) -> ApiError | None:
-    """Why an API is given up. tried: whether the call that nobody refuses has come back."""
-    if fates.failures >= _BREAKER:
-        return ApiError(f"api:{model}: {fates.failures} calls failed in a row, the last: {fates.last}; run again later")
-    if tried and fates.is_in_doubt:
-        why = f"{len(fates.held)} calls refused and none answered, the last: {fates.held[-1][1].reason}"
-        return ApiError(f"api:{model}: {why}")
-    return None
+def _heard_by_now(calls: dict, fates: Fates) -> tuple[list, Exception | None]:
+    """(what the calls that are done have settled, the first error that no call can mend); they leave `calls`."""
+    batch, fatal = [], None
+    for call in [call for call in calls if call.done()]:
+        key = calls.pop(call)
+        try:
+            batch += fates.take(key, call.result())
+        except (ApiError, SpendLimit) as error:
+            fatal = fatal or error
+    return batch, fatal
 
 
 def _trial(sampling) -> dict:
     """A request that nobody refuses for what it says."""
     return make_request("", "Hi", asdict(sampling), 0)
-
-
-class _Gate:
-    """How many calls may be in flight: `most` at first, half of them after a 429, one more after as many answers.
-
-    A burst of 429s to calls that were already in flight halves once. After stop() nobody waits, and nothing is sent.
-    """
-
-    def __init__(self, most: int):
-        self.most = self.limit = most
-        self.in_flight = self.answers = 0
-        self.halved, self.stopped = 0.0, False
-        self.changed = asyncio.Condition()
-
-    async def __aenter__(self):
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.in_flight < self.limit or self.stopped)
-            self.in_flight += 1
-
-    async def __aexit__(self, *_):
-        async with self.changed:
-            self.in_flight -= 1
-            self.changed.notify_all()
-
-    def heed(self, heard: Generation | Trouble, began: float) -> None:
-        """Adapt to what was heard from a call that began at this monotonic time."""
-        if isinstance(heard, Generation):
-            self.answers += 1
-            if self.answers >= self.limit:
-                self.limit, self.answers = min(self.most, self.limit + 1), 0
-        elif heard.status == 429 and began > self.halved:
-            self.limit, self.answers, self.halved = max(1, self.limit // 2), 0, time.monotonic()
-
-    async def pause(self, seconds: float) -> None:
-        """Sleep, or less if stopped."""
-        try:
-            async with asyncio.timeout(seconds), self.changed:
-                await self.changed.wait_for(lambda: self.stopped)
-        except TimeoutError:
-            pass
-
-    async def stop(self) -> None:
-        async with self.changed:
-            self.stopped = True
-            self.changed.notify_all()
 
 
 async def _ask(api: _Api, key: str, request: dict) -> Generation | Trouble:

@@ -16,11 +16,10 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from nbutils.experiment import days
-from nbutils.models.texts import MARK, encodable, without_system
+from nbutils.models.texts import MARK, THOUGHT, THOUGHT_END, encodable, without_system
 
 TOKEN = "\ufdd1"  # before a token's string in `reader`; like MARK a noncharacter, and U+FFFD where a text holds one
-_THOUGHT = ("<think>", "</think>")  # a model's own words
-_ANSWER = "an answer that stands in no prompt"
+ANSWER = "an answer that stands in no prompt"  # to see what a template writes around it
 _STAND_IN = "a content that stands in no prompt, number"
 
 
@@ -110,9 +109,9 @@ def encode(tokenizer, texts: list[str]) -> list[list[int]]:
 
 def turn_end(model: str, tokenizer) -> int | None:
     """The token by which the chat template ends an answer; None where there is no template or no such token."""
-    asked = [{"role": "user", "content": "a prompt"}, {"role": "assistant", "content": _ANSWER}]
+    asked = [{"role": "user", "content": "a prompt"}, {"role": "assistant", "content": ANSWER}]
     try:
-        _, found, closing = write(model, tokenizer, asked, answered=True).rpartition(_ANSWER)
+        _, found, closing = write(model, tokenizer, asked, answered=True).rpartition(ANSWER)
     except (ValueError, TypeError):
         return None
     ids = encode(tokenizer, [closing])[0] if found else []
@@ -139,7 +138,8 @@ def _controls_of(tokenizer) -> _Controls:
 def _controls(tokenizer, template: str, size: int) -> _Controls:
     """template, size: what else they depend on, where a tokenizer is changed."""
     known = {number: token for number, token in tokenizer.added_tokens_decoder.items() if _steers(token, template)}
-    barred = {number: token for number, token in known.items() if token.content not in _THOUGHT}
+    own = (THOUGHT, THOUGHT_END)  # a model writes these itself
+    barred = {number: token for number, token in known.items() if token.content not in own}
     reader = functools.cache(lambda: _reader(tokenizer, known))  # a large vocabulary is copied only where it is needed
     return _Controls(_any_of(barred), _any_of(known), frozenset(barred), reader)
 

@@ -14,6 +14,7 @@ _POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100_000_000  # bytes: safetensors' own limit
 _JSON = ("config.json", "adapter_config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json")
 _HEAD = re.compile(r"(.*\.)?(score|classifier|classification_head|logits_proj|out_proj)\.weight")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _AGAIN = "download or copy the folder again"
 
 
@@ -38,6 +39,10 @@ def weights(folder: Path) -> list[Path]:
     else:
         names = []
     return [folder / name for name in names]
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _TOKENIZERS)
 
 
 def num_parameters(folder: Path) -> int | None:
@@ -121,7 +126,7 @@ def check(folder: Path, task: str) -> None:
         raise ValueError(f"{folder} is an adapter: merge it into its model first, training starts from whole models")
     if not weights(folder):
         raise FileNotFoundError(f"{folder} has no safetensors weights: convert them, pickled weights are refused")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
+    if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has no tokenizer: save it there with tokenizer.save_pretrained")
     held = tensors(folder)
     if is_adapter(folder):

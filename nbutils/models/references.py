@@ -158,8 +158,7 @@ def check(ref: str, task: str = "causal") -> None:
 def _is_whole(cached: Path) -> bool:
     """Whether all files that the weights need are in a cached snapshot: what is not will be fetched."""
     names = folders.weights(cached)
-    has_tokenizer = any((cached / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
-    return has_tokenizer and bool(names) and all(path.exists() for path in names)
+    return folders.has_tokenizer(cached) and bool(names) and all(path.exists() for path in names)
 
 
 def folder(ref: str) -> Path | None:

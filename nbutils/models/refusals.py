@@ -99,6 +99,11 @@ class Said:
         return self.status == 402 or bool(said)
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether it is key or address that the server refuses, whatever is asked."""
+        return self.status in (401, 403, 404, 405)
+
+    @property
     def is_filter(self) -> bool:
         """Whether the prompt is what is refused; most 403 are about the key."""
         about = self.status in (400, 422, 451) or (self.status == 403 and "moderat" in self.text)
@@ -176,7 +181,7 @@ def meaning(said: Said, model: str, messages: list[dict], sent: set[str]) -> Tro
         raise ApiError(f"api:{model}: the account's quota is used up{_shown(said)}") from None
     if said.is_filter:
         return Trouble(f"no text: the server's content filter{_shown(said)}", said.status, fate="own")
-    if said.status in (401, 403, 404, 405):
+    if said.is_hopeless:
         what = f"api:{model} refused the call ({said.status}): check key, base URL and model"
         raise ApiError(what + (f"; it says: {said.words}" if said.words else "")) from None
     if said.status in _PASSES or said.status >= 500:

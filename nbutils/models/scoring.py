@@ -112,7 +112,7 @@ def _score_callable(function: str, pairs: list, found: dict, runtime: Runtime):
         if isinstance(values, Iterator):
             yield from ([(pair, value, None)] for pair, value in zip(batch, given, strict=True))
         else:
-            yield [(pair, value, None) for pair, value in list(zip(batch, given, strict=True))]
+            yield [(pair, value, None) for pair, value in zip(batch, given, strict=True)]
 
 
 def _numbers(function: str, values, batch: list) -> Iterator[float | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from nbutils.experiment import paths
 
-_TAG = "<think>"
+THOUGHT, THOUGHT_END = "<think>", "</think>"  # the tags that chat templates know
 _OPENED = re.compile(r"\s*(?:<(think|thinking|seed:think)>|\[(THINK)\])")
 _CLOSED = re.compile(  # of a thought that the prompt opened: on a line of its own, or before a blank line
     r"^[ \t]*</think>[ \t]*$|</think>[ \t]*(?=\r?\n[ \t\r]*\n|\Z)", re.M
@@ -84,7 +84,7 @@ def spoken(text: str) -> str | None:
         final = _FINAL.search(text)
         return text[final.end() :].removesuffix("<|return|>") if final else None
     closed = _CLOSED.search(text)
-    start = closed.end() if closed and "<think>" not in text[: closed.start()] else 0
+    start = closed.end() if closed and THOUGHT not in text[: closed.start()] else 0
     while opened := _OPENED.match(text, start):
         closing = f"</{opened[1]}>" if opened[1] else f"[/{opened[2]}]"
         end = text.find(closing, opened.end())
@@ -96,7 +96,7 @@ def spoken(text: str) -> str | None:
 
 def opened(asked: str, text: str) -> str:
     """text with the opening tag of its thought, where the chat template wrote that at the end of what was asked."""
-    return f"{_TAG}\n{text}" if asked.rstrip().endswith(_TAG) else text
+    return f"{THOUGHT}\n{text}" if asked.rstrip().endswith(THOUGHT) else text
 
 
 def unopened(asked: str, text: str) -> str:

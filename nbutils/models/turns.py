@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 from nbutils.models import chat
 from nbutils.models.generate import render
-
-_ANSWER = "an answer that stands in no prompt"
-_THOUGHT, _THOUGHT_END = "<think>", "</think>"
+from nbutils.models.texts import THOUGHT, THOUGHT_END
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ def turn_of(model: str, tokenizer, messages: list[dict]) -> Turn:
     head = render(model, tokenizer, messages)
     if messages[0]["role"] == "raw":
         return Turn(head, "", tokenizer.eos_token or "")
-    before, found, closing = render(model, tokenizer, messages, _ANSWER).rpartition(_ANSWER)
+    before, found, closing = render(model, tokenizer, messages, chat.ANSWER).rpartition(chat.ANSWER)
     return Turn(head, _opening(head, before) if found else None, closing)
 
 
@@ -44,7 +42,7 @@ def _opening(head: str, before: str) -> str | None:
     if not asked or not head.startswith(asked):
         return None
     more = head[len(asked) :]
-    return f"\n{_THOUGHT_END}\n\n" if _THOUGHT in more and _THOUGHT_END not in more else ""
+    return f"\n{THOUGHT_END}\n\n" if THOUGHT in more and THOUGHT_END not in more else ""
 
 
 def continued(tokenizer, befores: list[str], texts: list[str]) -> list[list[int]]:

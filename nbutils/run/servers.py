@@ -20,7 +20,6 @@ from nbutils.run.uses import limits, used_models
 
 _SECONDS = 10.0  # for the list of models
 _ANSWER_SECONDS = 60.0  # for one token: a local server may load its model first
-_HOPELESS = (401, 403, 404, 405)
 _SKIP = "--no-check-servers runs without this trial"
 
 
@@ -138,7 +137,7 @@ def _complete(trial: _Trial, client) -> tuple[dict, str]:
 
 def _odd(trial: _Trial, said: refusals.Said) -> str:
     """What is to be said of an error, but that a limit of one token is too low or has another name; or ValueError."""
-    if said.status in _HOPELESS or said.is_quota or (said.status < 500 and said.is_about_model):
+    if said.is_hopeless or said.is_quota or (said.status < 500 and said.is_about_model):
         raise trial.fault(f"answers {said.status}: {said.words}")
     if said.status in (400, 422) and "max_" in said.text:
         return ""

@@ -30,11 +30,52 @@ def test_the_share_reached_by_hand_on_curves_without_noise():
     level = np.array([[1.0, 1.0], [2.0, 2.0]])
     curves = frontier.Curves(np.array([1.0]), level, level, np.array([[0.0, 0.0], [0.5, 0.5]]), True, np.ones(2))
     picks = np.array([[0, 1], [1, 1]])
-    found = frontier.share_reached(curves, np.full(2, 0.8), np.ones(2), np.full(2, 0.25), picks)
+    found = frontier.share_reached(curves, np.full(2, 0.8), np.full(2, 0.25), picks)
     assert found == {"share_low": pytest.approx(1.6), "share_high": pytest.approx(1.6), "note": ""}
-    beyond = frontier.share_reached(curves, np.full(2, 0.8), np.ones(2), np.full(2, 0.9), picks)
+    beyond = frontier.share_reached(curves, np.full(2, 0.8), np.full(2, 0.9), picks)
     assert math.isnan(beyond["share_low"]) and beyond["share_high"] == pytest.approx(0.8)
     assert beyond["note"] == "samples end at 0.50 nats: no lower end"
+
+
+def test_the_share_of_a_loss_lies_between_both_curves_with_its_ends_in_order():
+    """Attainable at KL 0.5: 2 by the high curve, 1 by the low one. A loss of ½ is −¼ of the one and −½ of the other."""
+    high, low = np.array([[1.0, 1.0], [3.0, 3.0]]), np.array([[1.0, 1.0], [2.0, 2.0]])
+    curves = frontier.Curves(np.array([1.0]), low, high, np.array([[0.0, 0.0], [1.0, 1.0]]), True, np.ones(2))
+    loss, kl, picks = np.full(2, -0.5), np.full(2, 1.0), np.array([[0, 1], [1, 1]])
+    found = frontier.share_reached(curves, loss, kl, picks)
+    assert found == {"share_low": pytest.approx(-0.5), "share_high": pytest.approx(-0.25), "note": ""}
+    single = frontier.share_reached(curves._replace(can_cross=False), loss, kl, picks)
+    assert math.isnan(single["share_low"]) and single["share_high"] == pytest.approx(-0.25)
+    assert single["note"] == "one response to each rewrite: no lower end"
+    beyond = frontier.share_reached(curves, loss, kl + 1, picks)
+    assert math.isnan(beyond["share_high"]) and beyond["share_low"] == pytest.approx(-0.5)
+    assert beyond["note"] == "samples end at 1.00 nats: no upper end"
+
+
+def noisy(num_prompts=12):
+    """Rewards of 16 rewrites, two responses each; a trained policy that writes the first four."""
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=(num_prompts, 16, 1)) + 0.2 * rng.normal(size=(num_prompts, 16, 2))
+    return table(
+        rows("initial", rewards.tolist(), np.zeros((num_prompts, 16)).tolist()),
+        rows("trained", (rewards[:, :4] + 0.6).tolist(), np.full((num_prompts, 4), 0.4).tolist()),
+    )
+
+
+@pytest.mark.parametrize("shift", [-1e-7, 0.0, 1e-7])
+def test_a_policy_that_hardly_moved_has_no_share(shift):
+    """A tiny learning rate: log-ratios are the rounding of its numbers, and both ends were hundreds of percent."""
+    samples = noisy().assign(log_ratio=1e-7 * np.random.default_rng(1).normal(size=12 * 40) + shift)
+    row = frontier.points(samples, 0.5).set_index("source").loc["trained"]
+    assert np.isnan([row.share_low, row.share_high]).all()
+    assert "KL not shown to be above 0" in row.note or row.note.endswith("attainable: no lower end, no upper end")
+
+
+def test_what_all_rewards_have_in_common_changes_no_share():
+    """Weights of e^(R/λ) / Z did not sum to 1 where R is large beside its differences: ends of 7% and 60%."""
+    before, after = (frontier.points(noisy().assign(reward=noisy().reward + c), 0.5).iloc[1] for c in (0.0, 1e8))
+    assert 0 < before.share_low < before.share_high
+    assert [after.share_low, after.share_high] == pytest.approx([before.share_low, before.share_high], rel=1e-3)
 
 
 WHY_NOT = [

@@ -57,3 +57,13 @@ def test_without_probabilities_the_second_term_is_missing_and_the_first_is_not()
     value = gap.bound(SAMPLES, pd.DataFrame(), 0.5, 0.5).set_index("term").value
     assert value[["rewriting", "right_side", "budget"]].isna().all()
     assert value[["gap", "finetuning", "tilting"]].notna().all()
+
+
+def test_one_prompt_has_numbers_and_no_interval_and_says_why():
+    single = SAMPLES[SAMPLES.prompt_id == "p1"]
+    closed = gap.gaps(single, 5.0, 5.0).iloc[0]
+    assert (
+        np.isfinite(closed.frozen) and np.isnan(closed.frozen_low) and closed.note.endswith("one prompt: no interval")
+    )
+    found = gap.bound(single, pd.DataFrame(), 5.0, 5.0)
+    assert found.value_low.isna().all() and found.note.str.endswith("one prompt: no interval").all()

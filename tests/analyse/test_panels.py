@@ -42,6 +42,20 @@ def test_lines_gap_and_points_are_of_one_sampling_and_an_oracle_of_another_is_le
     assert apart.lines[apart.lines.panel == panel].arm.tolist() == ["nan"]
 
 
+def test_an_oracle_that_cannot_stand_beside_says_why_and_one_that_does_has_its_name():
+    lacking = OWN_AND_TRAINED.assign(prompt_id=OWN_AND_TRAINED.prompt_id.str.replace("p0", "q0"))
+    found = panels.overview([probed("main", 0.5), probed("main", 0.8, lacking, "rlhf", "responder")])
+    assert found.gaps.note.iloc[0].endswith("rlhf left out: samples of 1 of these 2 prompts")
+    hot = probed("main", 0.8, OWN_AND_TRAINED, "rlhf", "responder")
+    hot.parameters["temperature"] = 1.5
+    assert panels.overview([probed("main", 0.5), hot]).gaps.note.iloc[0].endswith("rlhf left out: another temperature")
+    named = panels.overview([probed("main", 0.5), probed("main", 0.8, OWN_AND_TRAINED, "oracle", "responder")])
+    assert named.lines[named.lines.panel == "P before F"].arm.tolist() == ["nan", "oracle"]
+    both = [probed("main", 0.3, OWN_AND_TRAINED, "longer", "responder"), probed("main", 0.5)]
+    both.append(probed("main", 0.8, OWN_AND_TRAINED, "rlhf", "responder"))
+    assert set(panels.overview(both).gaps.beta) == {0.8}
+
+
 def test_a_sweep_is_one_curve_and_a_trained_point_per_weight():
     samples = {weight: SAMPLES.assign(reward=SAMPLES.reward + weight) for weight in (0.5, 0.1)}
     sweep = [probed(f"kl_{weight}", weight, each) for weight, each in samples.items()]

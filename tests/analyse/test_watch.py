@@ -63,6 +63,16 @@ def test_gain_and_lengths_by_hand():
     assert table.loc["initial", "response_words"] == pytest.approx((2 * 2 + 4 * 3) / 5)
 
 
+def test_lengths_are_in_words_of_any_script():
+    """Without blanks between words each response would be one word long, and all of one length."""
+    samples = [
+        sample(0, "initial", "狐狸吃鱼", 0.0, rewrite="介绍"),
+        sample(0, "trained", "狐狸吃鱼，也吃肉", 1.0, rewrite="介绍 狐狸"),
+    ]
+    table = seen(samples, []).set_index("source")
+    assert list(table.response_words) == [4, 7] and list(table.rewrite_words) == [2, 4]
+
+
 def test_rates_are_over_all_prompt_sets_and_unscored_pairs_are_counted():
     """Twelve prompts: 6 won, 2 lost, 2 flipped, 2 unscored; all responses of one length, so that both rates are one."""
     verdicts = [*["win"] * 6, *["lose"] * 2]

@@ -8,9 +8,8 @@ import threading
 
 import datasets
 import pytest
-from hypothesis import given, strategies as st
 
-from nbutils.data import hub, sets, turns
+from nbutils.data import hub, sets
 from nbutils.experiment import paths, records
 
 
@@ -30,103 +29,6 @@ def texts(rows):
 
 def jsonl(*rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-# Columns
-
-
-@pytest.mark.parametrize(
-    ("row", "prompt"),
-    [
-        ({"prompt": "p", "text": "t"}, "p"),
-        ({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]}, "p"),
-        ({"instruction": "i", "context": "c", "response": "r"}, "i\nc"),
-        ({"instruction": "i", "context": "", "response": "r"}, "i"),
-        ({"instruction": "i", "input": "c", "output": "o"}, "i\nc"),
-        ({"instruction": "i", "instances": [{"input": "c", "output": "o"}]}, "i"),
-        ({"question_id": 7, "text": "t", "category": "x"}, "t"),
-        ({"id": 1, "system_prompt": "s", "question": "q", "response": "r"}, "q"),
-        ({"Prompt ": "p"}, "p"),
-        ({"prompt": "", "question": "q"}, "q"),
-        ({"prompt": None, "messages": [{"role": "user", "content": "m"}]}, "m"),
-        ({"conversations": [{"from": "gpt", "value": "g"}, {"from": "human", "value": "h"}]}, "h"),
-        ({"conversation": [{"role": "User", "content": [{"type": "text", "text": "u"}, {"type": "image"}]}]}, "u"),
-        ({"messages": '[{"role": "user", "content": "m"}]'}, "m"),
-        ({"chosen": "\n\nHuman: first\nline\n\nAssistant: a\n\nHuman: second"}, "first\nline"),
-        ({"chosen": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}, "u"),
-        ({"dialog": ["first", "second"]}, "first"),
-        ({"prompt": 42}, "42"),
-        ({"prompt": float("nan")}, None),
-        ({"messages": "[" * 100_000}, None),
-        ({"messages": []}, None),
-        ({"answer": "a"}, None),
-    ],
-)
-def test_find_prompt(row, prompt):
-    found = sets.find_prompt(row)
-    assert (found and found.strip()) == prompt
-
-
-GUANACO = "### Human: What is tar?### Assistant: An archive."
-ALPACA = (
-    "Below is an instruction that describes a task. Write a response.\n\n### Instruction:\nSort.\n\n### Input:\n2 1"
-)
-PARTS = [{"type": "thinking", "thinking": "t"}, {"type": "image"}, {"type": "input_text", "text": "u"}, "v"]
-
-
-@pytest.mark.parametrize(
-    ("row", "prompt"),
-    [
-        ({"text": GUANACO}, "What is tar?"),
-        ({"text": "### Human: Who was Ada?\n### Assistant: A mathematician.### Human: When?"}, "Who was Ada?"),
-        ({"text": ALPACA + "\n\n### Response:\n1 2"}, "Sort.\n2 1"),
-        ({"text": "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nWhat is tar? [/INST] An archive. </s>"}, "What is tar?"),
-        ({"text": "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nWhat is tar?<|im_end|>\n"}, "What is tar?"),
-        ({"prompt": "<|user|>\nWhat is tar?</s>\n<|assistant|>\n"}, "What is tar?"),
-        ({"prompt": "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n"}, "hi"),
-        (
-            {"prompt": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"},
-            "hi",
-        ),
-        ({"prompt": "\n\nHuman: hi\n\nAssistant:"}, "hi"),
-        ({"messages": "[INST] hi [/INST] there"}, "hi"),
-        ({"text": "Human: it is, after all."}, "Human: it is, after all."),  # nobody answers: it may be anything
-        ({"text": f"Explain the format {GUANACO}"}, f"Explain the format {GUANACO}"),  # quoted, not opened with
-        ({"text": "#### Response\n### Notes"}, "#### Response\n### Notes"),
-        ({"text": "hi", "role": "prompter", "parent_id": None}, "hi"),
-        ({"text": "hi", "role": "assistant"}, None),
-        ({"text": "hi", "role": "system"}, None),
-        ({"text": "And electromagnets?", "role": "prompter", "parent_id": "b"}, None),
-        ({"text": "hi", "role": "a pirate"}, "hi"),
-        ({"messages": [{"role": "user", "content": PARTS}]}, "u\nv"),
-        ({"turns": [{"content": "first"}]}, "first"),
-        ({"turns": ["first", "second"]}, "first"),
-        ({"conversation": [{"content": "first"}, {"content": "answer"}]}, "first"),
-        ({"conversation": [{"input": "first", "output": "answer"}]}, "first"),
-        ({"prompt": 7, "question": "What is 7 squared?"}, "What is 7 squared?"),
-        ({"prompt": True, "question": "Is water wet?"}, "Is water wet?"),
-    ],
-)
-def test_of_a_conversation_in_any_form_the_first_user_turn_is_the_prompt(row, prompt):
-    assert sets.find_prompt(row) == prompt
-
-
-TOKENS = [
-    "Human:",
-    "\n\nAssistant:",
-    "### Human:",
-    "### Response:",
-    "<|im_start|>user\n",
-    "[INST]",
-    "[/INST]",
-    "<<SYS>>",
-]
-
-
-@given(st.lists(st.sampled_from([*TOKENS, "a", " ", "\n", "</s>", "#"]), max_size=12).map("".join))
-def test_no_text_breaks_the_reading_of_turns_and_no_marker_stands_in_a_role(text):
-    for alone in (True, False):
-        assert all(role.isalpha() and said == said.strip() for role, said in turns.of_text(text, alone))
 
 
 def test_no_column_fits(write):
@@ -347,6 +249,7 @@ def test_a_hub_set_of_seeds_with_a_test_split_keeps_it(fake_hub):
         ("b+c.jsonl", ["b", "c.jsonl"]),  # is not
         ("outputs/mine/a+seed-0/collect/pairs.jsonl", ["outputs/mine/a+seed-0/collect/pairs.jsonl"]),  # nor made yet
         ("outputs/mine/a+b/p.jsonl+orca", ["outputs/mine/a+b/p.jsonl", "orca"]),
+        ("~nobody_here/a.jsonl", ["~nobody_here/a.jsonl"]),  # a home of nobody's
         ("orca+", ["orca", ""]),
         ("", [""]),
     ],

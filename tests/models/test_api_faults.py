@@ -1,4 +1,4 @@
-"""What an API can do wrong, row by row of RELIABILITY's table, against a server that keeps its own ledger.
+"""What an API can do wrong, row by row, against a server that keeps its own ledger.
 
 Promises: a known answer is paid for once, every call ends by a deadline, what stays open has a reason and is asked
 again by the next run, calls that may have been billed for nothing are counted, no secret is stored or shown.
@@ -18,8 +18,9 @@ from hypothesis import given, strategies as st
 from server import FAULTS, Fault, Server, fingerprint, http_date, read_ledger, retry_after
 
 from nbutils.experiment.journal import Journal
-from nbutils.models import api, completions, refusals
+from nbutils.models import api, completions, fates, refusals
 from nbutils.models.devices import Runtime
+from nbutils.models.gate import Gate
 from nbutils.models.generate import generate
 from nbutils.models.spending import Limits, Spending, SpendLimit
 from nbutils.models.texts import Generation, Sampling, request, request_seed
@@ -598,7 +599,7 @@ def test_breaker_opens_after_failures_in_a_row_and_what_was_answered_stays(serve
         api.ApiError, match="8 calls failed in a row, the last: server error 500: oops, .secret., given up"
     ):
         ask(path, prompts, 2)
-    assert len(server.calls) <= 10 + (api._BREAKER + 2) * 2
+    assert len(server.calls) <= 10 + (fates.BREAKER + 2) * 2
     server.faults.clear()
     assert [each.text for each in ask(path, prompts, 2)] == prompts
     assert set(scripted.billed(server.ledger_path).values()) == {1}
@@ -672,7 +673,7 @@ def test_gate_by_hand():
     """8, halved to 4 and 2; a 429 to a call from before the halving changes nothing; 2 + 3 answers give 4; never 9."""
 
     async def play():
-        gate, limited, answer = api._Gate(8), refusals.Trouble("rate limit", 429), Generation("x", 1, "stop")
+        gate, limited, answer = Gate(8), refusals.Trouble("rate limit", 429), Generation("x", 1, "stop")
         limits = []
         gate.heed(limited, time.monotonic())
         limits.append(gate.limit)

@@ -74,3 +74,25 @@ def test_seeds_are_dots_without_a_line_and_many_without_names():
     assert not [text for text in texts(many) if text.startswith("seed")]
     dots = [line for line in many.axes[0].lines if line.get_marker() == "o" and line.get_markersize() == 7]
     assert len(dots) == 9
+
+
+def test_a_curve_of_rewards_that_are_all_equal_is_drawn():
+    """The KL of equal weights is 0 but for its rounding, which may lie below it."""
+    flat = CURVE.assign(kl_plug_in=[0.0, -1e-17, -1e-17], reward_plug_in=1.0)
+    assert "attainable" in texts(plots.reward_kl_frontier(flat, points(["initial", "trained"])))
+
+
+def test_panels_of_several_samplings_are_told_apart_by_their_titles():
+    sampled = (
+        "sandbox/prompter before sandbox/responder, temperature {}, at most 48 tokens of rewrites, 64 of responses"
+    )
+    both = pd.concat([points(["trained"], panel=sampled.format(each)) for each in (0.7, 1.5)])
+    titles = [axis.get_title(loc="left") for axis in plots.reward_kl_frontier(CURVE.iloc[:0], both).axes]
+    assert [title.replace("\n", " ") for title in titles] == [sampled.format(each) for each in (0.7, 1.5)]
+
+
+def test_one_response_to_a_rewrite_is_said_and_no_line_is_promised():
+    single = CURVE.assign(kl=np.nan, reward=np.nan, reward_low=np.nan)
+    figure = plots.reward_kl_frontier(single, points(["initial", "trained"]))
+    assert says(figure, "one response to each rewrite") and not says(figure, "(noise counted as effect)")
+    assert says(plots.reward_kl_frontier(CURVE, points(["initial", "trained"])), "(noise counted as effect)")

@@ -1,5 +1,7 @@
 """The reward-KL frontier: what Eq. 9 allows at each KL, and where the trained prompter got to."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 
@@ -22,6 +24,7 @@ from nbutils.report.plots.parts import (
 
 _TITLE = "Reward–KL frontier"
 _MOST_NAMES = 3  # of trainings that are not joined
+_LETTERS = 52  # of a line over a panel
 
 
 def reward_kl_frontier(curves, points, lines=None):
@@ -40,26 +43,31 @@ def reward_kl_frontier(curves, points, lines=None):
     rows = -(-len(panels) // columns)
     arms = tables.arm_order([*points["arm"], *lines["arm"]])
     key = {arm: arm_color(arm) for arm in arms if arm}
-    figure = new_figure(max(6.8, 5.2 * columns), 3.7 * rows, _TITLE, _subtitle(points), key)
+    figure = new_figure(max(6.8, 5.2 * columns), 3.7 * rows, _TITLE, _subtitle(curves, points), key)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     for axis, panel in zip(axes, panels, strict=False):
         _panel(axis, *(each[each["panel"] == panel] for each in (curves, points, lines)))
-        axis.set_title(short(panel, 46), pad=6)
+        axis.set_title(textwrap.fill(short(panel, _LETTERS * 3), _LETTERS), pad=6)
     for axis in axes[::columns]:
         axis.set_ylabel(f"mean {REWARD_UNITS}")
     return figure
 
 
-def _subtitle(points: pd.DataFrame) -> str:
+def _subtitle(curves: pd.DataFrame, points: pd.DataFrame) -> str:
     apart = " · nats of rewrites and of responses do not compare" if points["kl_per"].nunique() > 1 else ""
     samplings = [each for each in dict.fromkeys(points["sampling"]) if each]
     sampled = f" · all sampled at {samplings[0]}" if len(samplings) == 1 else ""
+    crossed = "reward" in curves and np.isfinite(numbers(curves, "reward")).any()
+    between = (
+        "between the line (samples cross-fitted) and the dashes (noise counted as effect), pale with 95% bootstrap ends"
+        if crossed
+        else "with noise counted as effect: one response to each rewrite does not tell it apart"
+    )
     return (
         f"n = {span(numbers(points, 'num_prompts'))} held-out prompts{sampled} · grey: attainable by Lemma 5.1, "
-        "between the line (samples cross-fitted) and the dashes (noise counted as effect), pale with 95% bootstrap "
-        f"ends · dotted: checkpoints in order, or trainings by λ · crosses: 95% intervals over prompts{apart}"
+        f"{between} · dotted: checkpoints in order, or trainings by λ · crosses: 95% intervals over prompts{apart}"
     )
 
 
@@ -89,7 +97,7 @@ def _attainable(axis, curve: pd.DataFrame) -> None:
         axis.fill_between(at, *between, color="#b9b9b9", alpha=0.6, lw=0, zorder=1)
         axis.fill_between(at, *(np.interp(at, *each) for each in ends), color="#b9b9b9", alpha=0.25, lw=0, zorder=1)
     place = {"textcoords": "offset points", "ha": "left", "va": "top", "size": 8.5, "color": FAINT}
-    middle = int(np.searchsorted(kl_high, 0.12 * kl_high[-1]))
+    middle = min(int(np.searchsorted(kl_high, 0.12 * kl_high[-1])), len(kl_high) - 1)  # a flat curve ends at ±0
     axis.annotate("attainable", (kl_high[middle], high[middle]), (9, -6), **place)
 
 
