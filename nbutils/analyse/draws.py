@@ -65,8 +65,11 @@ def pooled(samples: pd.DataFrame) -> Pool:
     return Pool(both, theory.mixture_prior(log_ratios, num_initial), num_initial)
 
 
-def interval(name: str, values: np.ndarray, known: bool = True) -> dict:
-    """Mean of a value per prompt with its t interval; none below two prompts, or where it cannot be known."""
+def interval(name: str, values: np.ndarray, known: bool = True, slack: float = 0.0) -> dict:
+    """Mean of a value per prompt with its t interval; none below two prompts, or where it cannot be known.
+
+    slack: by how much each end stands further out, for what an estimate may still miss.
+    """
     found = stats.mean(values)
-    low, high = (found.low, found.high) if known else (np.nan, np.nan)
+    low, high = (found.low - slack, found.high + slack) if known else (np.nan, np.nan)
     return {name: found.value, f"{name}_low": low, f"{name}_high": high}

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from made_samples import OWN_AND_TRAINED, SAMPLES
+from made_samples import OWN_AND_TRAINED, SAMPLES, rows, table
 
-from nbutils.analyse import draws, gap, theory
+from nbutils.analyse import draws, gap, stats, theory
 from nbutils.experiment.records import Shift
 
 
@@ -67,3 +67,17 @@ def test_one_prompt_has_numbers_and_no_interval_and_says_why():
     )
     found = gap.bound(single, pd.DataFrame(), 5.0, 5.0)
     assert found.value_low.isna().all() and found.note.str.endswith("one prompt: no interval").all()
+
+
+def test_a_shown_interval_stands_out_by_what_the_jackknife_corrected():
+    """40 prompts, 32 draws of two responses, λ of two SDs: t interval of the tilted rewards, its ends moved out."""
+    rng = np.random.default_rng(4)
+    effects = rng.normal(size=(40, 32))
+    both = [[[effect + each for each in rng.normal(0, 0.2, 2)] for effect in row] for row in effects]
+    samples = table(rows("own", [[[0.0], [0.1]]] * 40), rows("initial", both))
+    found, tilt = gap.gaps(samples, 2.0, 2.0).iloc[0], theory.tilted(np.array(both), 2.0)
+    plain = stats.mean(tilt.reward)
+    moved = abs(tilt.reward_correction.mean())
+    assert found.prompted == pytest.approx(plain.value) and moved > 1e-4
+    assert found.prompted_high == pytest.approx(plain.high + moved)
+    assert found.prompted_low == pytest.approx(plain.low - moved)
